@@ -1,0 +1,49 @@
+# The commands of this project. `make` alone lists them.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check lint types imports format lock clean
+
+help: ## list these commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## make .venv and install everything the lock file names, by hash
+
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 or newer is needed; name it with: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
+	@touch $@
+
+run: install ## run everything on this machine: Valkey, SQLite, web, worker, a sandbox Flutterwave
+	$(BIN)/paystate dev $(ARGS)
+
+test: install ## run the tests on real servers (Valkey and PostgreSQL come from wheels)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint types imports ## lint, formatting, types, import rules
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install
+	$(BIN)/mypy
+
+imports: install
+	$(BIN)/lint-imports
+
+format: install ## format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: install ## write requirements.lock anew from pyproject.toml (needs uv on the PATH)
+	uv pip compile pyproject.toml --extra server --group dev --universal --upgrade \
+	  --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+
+clean: ## remove what the commands above made
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache dist

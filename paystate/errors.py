@@ -1,0 +1,109 @@
+"""Everything paystate raises on purpose::
+
+    PaystateError                 has a `reason`: a metric label and a log field, never free text
+    ├── TransientError            try again later; `retry_after_s` says when, if anyone knows
+    │   ├── StoreUnavailable      the database cannot be reached or is not the primary
+    │   ├── CacheUnavailable      Redis cannot be reached: the database answers instead
+    │   ├── QueueUnavailable      the job queue cannot be reached: the sweeper works instead
+    │   └── ProviderUnavailable   Flutterwave is down, slow, or has had enough of us
+    └── PermanentError            trying again changes nothing
+        ├── SignatureRejected     the webhook is not Flutterwave's, or not for this merchant
+        ├── BodyRejected          the webhook's body is not JSON or a form
+        ├── ProviderRejected      Flutterwave refuses our credentials or our request
+        ├── PaymentNotFound       nobody knows that id or reference
+        ├── RequestRejected       a question we cannot make sense of
+        └── SettingsInvalid       the process must not start; lists every problem at once
+
+No message carries a secret or a payload.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BodyRejected",
+    "CacheUnavailable",
+    "PaymentNotFound",
+    "PaystateError",
+    "PermanentError",
+    "ProviderRejected",
+    "ProviderUnavailable",
+    "QueueUnavailable",
+    "RequestRejected",
+    "SettingsInvalid",
+    "SignatureRejected",
+    "StoreUnavailable",
+    "TransientError",
+]
+
+
+class PaystateError(Exception):
+    """The root of the tree above."""
+
+    def __init__(self, reason: str, message: str = "") -> None:
+        super().__init__(message or reason.replace("_", " "))
+        self.reason = reason
+
+
+class TransientError(PaystateError):
+    """Something that may work later."""
+
+    def __init__(
+        self, reason: str, message: str = "", *, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(reason, message)
+        self.retry_after_s = retry_after_s
+
+
+class StoreUnavailable(TransientError):
+    """The database cannot be reached, or is no longer the primary."""
+
+
+class CacheUnavailable(TransientError):
+    """The cache cannot be reached."""
+
+
+class QueueUnavailable(TransientError):
+    """The job queue cannot be reached."""
+
+
+class ProviderUnavailable(TransientError):
+    """Flutterwave did not answer: `reason` is timeout, unreachable, rate_limited, http_5xx, ..."""
+
+
+class PermanentError(PaystateError):
+    """Something that trying again does not mend."""
+
+
+class SignatureRejected(PermanentError):
+    """A webhook without a valid signature."""
+
+
+class BodyRejected(PermanentError):
+    """A webhook whose body cannot be read."""
+
+
+class ProviderRejected(PermanentError):
+    """Flutterwave refused the request itself: credentials, or a request it cannot read."""
+
+
+class PaymentNotFound(PermanentError):
+    """No payment or reference of that name is known."""
+
+    def __init__(
+        self, reason: str, message: str = "", *, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(reason, message)
+        self.retry_after_s = retry_after_s
+
+
+class RequestRejected(PermanentError):
+    """A request of a caller that cannot be answered as asked."""
+
+
+class SettingsInvalid(PermanentError):
+    """Settings that must not start a process. `problems` has one line for each."""
+
+    def __init__(self, problems: list[str]) -> None:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        super().__init__("settings_invalid", f"the settings cannot be used:\n{listed}")
+        self.problems = problems

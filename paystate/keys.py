@@ -1,0 +1,121 @@
+"""The names of everything paystate keeps in Redis, from this one module.
+
+Shape: ``flw:v1:{entity}:{id}:{attribute}``, with ``merchant:{m}:`` before the entity for every
+merchant but the default one. Ids come from outside, so whatever could end a segment early or name
+a hash slot is percent-escaped: two different identities never share a key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import quote
+
+from paystate.updates import Kind
+
+__all__ = ["DEFAULT_MERCHANT", "MAX_ID_LENGTH", "Entity", "EntityKind", "Keys", "segment"]
+
+SERVICE = "flw"
+VERSION = "v1"
+DEFAULT_MERCHANT = "default"
+
+# Flutterwave's ids have at most 40 characters and its references 100; double that leaves room, and
+# a bound keeps a hostile id from becoming a hostile key.
+MAX_ID_LENGTH = 200
+
+
+class EntityKind(StrEnum):
+    """What has a status of its own: a charge, a transfer, or a merchant reference."""
+
+    CHARGE = "charge"
+    TRANSFER = "transfer"
+    REFERENCE = "reference"
+
+
+_SEGMENTS = {EntityKind.CHARGE: "tx", EntityKind.TRANSFER: "transfer", EntityKind.REFERENCE: "ref"}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entity:
+    """The identity of something with a status: merchant, kind and id (or tx_ref).
+
+    Ordered, because transactions lock rows in this order: payments (charge, transfer) are taken
+    before references whatever their names, see `paystate.store`.
+    """
+
+    merchant: str
+    kind: EntityKind
+    id: str
+
+    @classmethod
+    def payment(cls, merchant: str, kind: Kind, payment_id: str) -> Entity:
+        """Return the identity of a charge or transfer."""
+        return cls(merchant, EntityKind(kind.value), payment_id)
+
+    @classmethod
+    def reference(cls, merchant: str, tx_ref: str) -> Entity:
+        """Return the identity of a merchant reference."""
+        return cls(merchant, EntityKind.REFERENCE, tx_ref)
+
+    @property
+    def is_reference(self) -> bool:
+        """Say whether this is a merchant reference rather than a payment."""
+        return self.kind is EntityKind.REFERENCE
+
+
+def segment(value: str) -> str:
+    """Return `value` as one segment of a key: letters, digits, ``-._~`` and ``%XX`` only.
+
+    Raises ValueError if it is empty, longer than `MAX_ID_LENGTH` characters, or not valid Unicode.
+    """
+    if not 0 < len(value) <= MAX_ID_LENGTH:
+        raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters, this one {len(value)}")
+    if value.isascii() and value.isalnum():  # nearly every id there is
+        return value
+    return quote(value, safe="")
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Builds the keys and channels of one service and version prefix."""
+
+    prefix: str = f"{SERVICE}:{VERSION}"
+
+    def _scope(self, merchant: str) -> str:
+        if merchant == DEFAULT_MERCHANT:
+            return self.prefix
+        return f"{self.prefix}:merchant:{segment(merchant)}"
+
+    def _entity(self, entity: Entity, attribute: str) -> str:
+        scope = self._scope(entity.merchant)
+        return f"{scope}:{_SEGMENTS[entity.kind]}:{segment(entity.id)}:{attribute}"
+
+    def hash(self, entity: Entity) -> str:
+        """Return the key of the one hash that holds an entity's status."""
+        return self._entity(entity, "hash")
+
+    def asked(self, entity: Entity) -> str:
+        """Return the key that marks an entity as asked of the provider a moment ago."""
+        return self._entity(entity, "asked")
+
+    def changes(self, entity: Entity) -> str:
+        """Return the channel on which an entity's changes are published."""
+        return self._entity(entity, "changes")
+
+    def all_changes(self, merchant: str) -> str:
+        """Return the channel on which every change of a merchant is published."""
+        return f"{self._scope(merchant)}:changes"
+
+    def rate(self, merchant: str, window: str) -> str:
+        """Return the key of the provider budget of a merchant in `window` (an hour, a cool-off)."""
+        return f"{self.prefix}:rate:{segment(merchant)}:{segment(window)}"
+
+    @property
+    def wake(self) -> str:
+        """Return the channel that wakes idle workers when a job has been queued."""
+        return f"{self.prefix}:wake"
+
+    @property
+    def queue(self) -> str:
+        """Return the name of the arq queue."""
+        return f"{self.prefix}:queue"
