@@ -35,13 +35,9 @@ class EntityKind(StrEnum):
 _SEGMENTS = {EntityKind.CHARGE: "tx", EntityKind.TRANSFER: "transfer", EntityKind.REFERENCE: "ref"}
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Entity:
-    """The identity of something with a status: merchant, kind and id (or tx_ref).
-
-    Ordered, because transactions lock rows in this order: payments (charge, transfer) are taken
-    before references whatever their names, see `paystate.store`.
-    """
+    """The identity of something with a status: merchant, kind and id (or tx_ref)."""
 
     merchant: str
     kind: EntityKind
@@ -56,6 +52,17 @@ class Entity:
     def reference(cls, merchant: str, tx_ref: str) -> Entity:
         """Return the identity of a merchant reference."""
         return cls(merchant, EntityKind.REFERENCE, tx_ref)
+
+    @property
+    def row_key(self) -> str:
+        """Return the database's key of this entity; no two share one (merchants have no colon)."""
+        return f"{self.kind}:{self.merchant}:{self.id}"
+
+    @classmethod
+    def from_row_key(cls, key: str) -> Entity:
+        """Return the entity whose `row_key` is `key`."""
+        kind, merchant, own_id = key.split(":", 2)
+        return cls(merchant, EntityKind(kind), own_id)
 
     @property
     def is_reference(self) -> bool:

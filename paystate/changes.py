@@ -1,0 +1,102 @@
+"""One visible change of a status, in the one shape that channels, streams and the change log share.
+
+A change is applied by whoever receives it only if its version is greater than what they hold; a
+`previous_version` that is not what they hold shows a gap. The cursor orders changes for replay.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from paystate.keys import Entity, EntityKind
+from paystate.status import Status
+
+__all__ = ["Change", "Cursor", "iso_utc"]
+
+
+def iso_utc(ms: int) -> str:
+    """Return `ms` since the epoch as ISO 8601 in UTC with milliseconds."""
+    moment = datetime.fromtimestamp(ms / 1000, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cursor:
+    """A place in the change log: everything up to it has been seen, nothing after it has.
+
+    On PostgreSQL `xid` is the writing transaction's id, because rows of a transaction that commits
+    late have smaller `id`s than rows already read; on SQLite there is one writer, and it is 0.
+    """
+
+    xid: int = 0
+    id: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.xid}.{self.id}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the cursor in `text`; raises ValueError if there is none."""
+        xid, dot, row = text.partition(".")
+        if not (dot and xid.isascii() and xid.isdigit() and row.isascii() and row.isdigit()):
+            raise ValueError("a cursor looks like 123.456")
+        if len(text) > 40:
+            raise ValueError("a cursor has at most 40 characters")
+        return cls(int(xid), int(row))
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A committed change of what is shown of one entity.
+
+    For a merchant reference `entity.kind` is ``reference``, the versions are the reference's own,
+    and `payment_id` names the attempt that decides its status, or nobody yet.
+    """
+
+    entity: Entity
+    payment_id: str | None
+    tx_ref: str | None
+    status: Status
+    previous_status: Status | None
+    terminal: bool
+    version: int
+    previous_version: int
+    changed_ms: int
+    cursor: Cursor
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the public form."""
+        return {
+            "payment_id": self.payment_id,
+            "tx_ref": self.tx_ref,
+            "kind": self.entity.kind.value,
+            "merchant": self.entity.merchant,
+            "status": self.status.value,
+            "previous_status": self.previous_status.value if self.previous_status else None,
+            "terminal": self.terminal,
+            "version": self.version,
+            "previous_version": self.previous_version,
+            "changed_at": iso_utc(self.changed_ms),
+            "cursor": str(self.cursor),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Self:
+        """Return the change in the public form `data`; raises ValueError or KeyError if unsound."""
+        kind = EntityKind(data["kind"])
+        own_id = data["tx_ref"] if kind is EntityKind.REFERENCE else data["payment_id"]
+        previous = data["previous_status"]
+        return cls(
+            entity=Entity(data["merchant"], kind, own_id),
+            payment_id=data["payment_id"],
+            tx_ref=data["tx_ref"],
+            status=Status(data["status"]),
+            previous_status=Status(previous) if previous else None,
+            terminal=bool(data["terminal"]),
+            version=int(data["version"]),
+            previous_version=int(data["previous_version"]),
+            changed_ms=round(datetime.fromisoformat(data["changed_at"]).timestamp() * 1000),
+            cursor=Cursor.parse(data["cursor"]),
+        )

@@ -1,0 +1,161 @@
+"""Logs and metrics: what they are called, and what must never be in them.
+
+Logs are events in the past tense with data in fields: identifiers, counts and durations, never a
+body, a header or anything of a customer. One canonical line is written for each request and each
+job. Metrics are ``paystate_<thing>_<unit or total>`` with labels of few values.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import orjson
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+__all__ = ["Metrics", "configure_logging", "logger"]
+
+# The last net below careful code: a field of such a name is masked whatever it holds.
+_FORBIDDEN = frozenset(
+    {"authorization", "verif-hash", "flutterwave-signature", "token", "secret", "password", "otp",
+     "cookie", "email", "phone", "phone_number", "name", "customertoken", "payload", "body"}
+)  # fmt: skip
+
+
+def _mask_forbidden(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> Mapping[str, Any]:
+    for key in event.keys() & _FORBIDDEN:
+        event[key] = "***"
+    return event
+
+
+def _to_json(value: Any, **_: Any) -> str:
+    return orjson.dumps(value, default=str).decode()
+
+
+def configure_logging(level: str, style: str, process: str) -> None:
+    """Write logs to standard error: JSON lines, or coloured for people.
+
+    `style` is json, console or auto (console on a terminal). Libraries that log through the
+    standard library come out in the same shape, at WARNING and above.
+    """
+    as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _mask_forbidden,
+    ]
+    renderer: structlog.typing.Processor = (
+        structlog.processors.JSONRenderer(serializer=_to_json)
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=24)
+    )
+    tail: list[structlog.typing.Processor] = (
+        [structlog.processors.format_exc_info, renderer] if as_json else [renderer]
+    )
+    structlog.configure(
+        processors=[*shared, *tail],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(process=process)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[
+            structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail,
+        ])
+    )  # fmt: skip
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+
+
+def logger() -> structlog.typing.FilteringBoundLogger:
+    """Return a logger; its name is the event."""
+    log: structlog.typing.FilteringBoundLogger = structlog.get_logger()
+    return log
+
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
+
+
+class Metrics:
+    """Every metric of both processes, in a registry of its own.
+
+    Each process has one; tests make their own, so that no test sees another's counts.
+    """
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        r = self.registry
+        self.webhooks = Counter(
+            "paystate_webhooks_total", "Webhooks by outcome.", ["outcome", "reason"], registry=r
+        )
+        self.webhook_seconds = Histogram(
+            "paystate_webhook_seconds",
+            "From the webhook's arrival to its acknowledgement.",
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.requests = Counter(
+            "paystate_http_requests_total", "Requests by route and status.", ["route", "status"],
+            registry=r,
+        )  # fmt: skip
+        self.lookups = Counter(
+            "paystate_lookups_total",
+            "Statuses answered, by source and freshness.",
+            ["source", "fresh"],
+            registry=r,
+        )
+        self.cache_reads = Counter(
+            "paystate_cache_reads_total", "Cache reads by result.", ["result"], registry=r
+        )
+        self.cache_fills = Counter(
+            "paystate_cache_fills_total", "Cache fills by result.", ["result"], registry=r
+        )
+        self.cache_errors = Counter(
+            "paystate_cache_errors_total", "Failed cache calls.", ["operation"], registry=r
+        )
+        self.database_reads = Counter(
+            "paystate_database_reads_total", "Coalesced status queries sent.", registry=r
+        )
+        self.events = Counter(
+            "paystate_events_ended_total", "Inbox rows by ending.", ["ending", "reason"], registry=r
+        )
+        self.event_retries = Counter(
+            "paystate_event_retries_total", "Inbox rows put off, by reason.", ["reason"], registry=r
+        )
+        self.event_seconds = Histogram(
+            "paystate_event_seconds",
+            "From a webhook's arrival to its payment's new status.",
+            buckets=_SECONDS,
+            registry=r,
+        )
+        self.changes = Counter(
+            "paystate_changes_total", "Changes of status, by new status.", ["status"], registry=r
+        )
+        self.provider_calls = Counter(
+            "paystate_provider_calls_total",
+            "Calls to Flutterwave by purpose and outcome.",
+            ["purpose", "outcome"],
+            registry=r,
+        )
+        self.queue_errors = Counter(
+            "paystate_queue_errors_total", "Failed queue calls.", ["operation"], registry=r
+        )
+        self.swept = Counter(
+            "paystate_swept_events_total", "Events the sweeper had to take.", registry=r
+        )
+        self.inbox_open = Gauge("paystate_inbox_open", "Open inbox rows.", registry=r)
+        self.inbox_oldest = Gauge(
+            "paystate_inbox_oldest_seconds", "Age of the oldest open inbox row.", registry=r
+        )
+        self.inbox_stuck = Gauge(
+            "paystate_inbox_stuck", "Held and dead inbox rows, by ending.", ["ending"], registry=r
+        )

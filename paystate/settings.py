@@ -1,0 +1,494 @@
+"""Every setting of every process: its name, unit, default, and what goes wrong at the extremes.
+
+Settings come from environment variables and are read once. All problems are reported together, so
+that nobody mends them one restart at a time. Secrets are mute: `repr`, logs and `paystate config`
+show that they are set, never what they are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import Field, dataclass, field, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from paystate.errors import SettingsInvalid
+from paystate.keys import DEFAULT_MERCHANT
+from paystate.ttl import TtlPolicy
+
+__all__ = ["Confirm", "Merchant", "Role", "Settings", "describe", "load", "mask_url"]
+
+
+class Role(StrEnum):
+    """What a process is, which decides the settings it cannot start without."""
+
+    WEB = "web"
+    WORKER = "worker"
+    TOOL = "tool"
+
+
+class Confirm(StrEnum):
+    """Which webhooks are confirmed with the verify API where credentials are set."""
+
+    ALWAYS = "always"
+    V3 = "v3"  # a v4 body is signed over its bytes, and may be believed as it is
+    NEVER = "never"
+
+
+def _setting(
+    env: str, default: Any, doc: str, *, parse: Callable[[str], Any] = str, secret: bool = False
+) -> Any:
+    return field(
+        default=default, metadata={"env": env, "doc": doc, "parse": parse, "secret": secret}
+    )
+
+
+def _secrets(text: str) -> tuple[str, ...]:
+    parts = tuple(text.split(","))
+    if any(not part for part in parts):
+        raise ValueError("holds an empty secret")
+    if any(part != part.strip() for part in parts):
+        raise ValueError("has spaces around a secret: remove them, or quote the value rightly")
+    return parts
+
+
+def _secret(text: str) -> str:
+    return _secrets(text.replace(",", "\0"))[0].replace("\0", ",")
+
+
+def _integer(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        number = int(text)
+        if not least <= number <= most:
+            raise ValueError(f"must be from {least} to {most}")
+        return number
+
+    return parse
+
+
+def _url(*schemes: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        scheme = urlsplit(text).scheme
+        if scheme not in schemes:
+            raise ValueError(f"must start with {' or '.join(s + '://' for s in schemes)}")
+        return text
+
+    return parse
+
+
+def _base_url(text: str) -> str:
+    return _url("http", "https")(text).rstrip("/")
+
+
+def _log_level(text: str) -> str:
+    level = text.upper()
+    if level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
+        raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+    return level
+
+
+@dataclass(frozen=True, slots=True)
+class Merchant:
+    """One merchant's own secrets and credentials at Flutterwave."""
+
+    name: str
+    secret_hashes: tuple[str, ...] = field(default=(), repr=False)
+    secret_key: str | None = field(default=None, repr=False)
+    client_id: str | None = None
+    client_secret: str | None = field(default=None, repr=False)
+    confirm: Confirm = Confirm.ALWAYS
+
+
+REDIS_SCHEMES = (
+    "redis",
+    "rediss",
+    "redis+cluster",
+    "rediss+cluster",
+    "redis+sentinel",
+    "rediss+sentinel",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The settings of one process. Durations carry their unit in the name."""
+
+    database_url: str = _setting(
+        "DATABASE_URL",
+        "sqlite:///.paystate/paystate.db",
+        "System of record: sqlite:///path (one host) or postgresql://user:pass@host/name. It must "
+        "be the primary; a replica would answer with the past.",
+        parse=_url("sqlite", "postgresql"),
+        secret=True,
+    )
+    cache_url: str = _setting(
+        "CACHE_URL",
+        "redis://127.0.0.1:6379/0",
+        "Redis or Valkey that holds the statuses. It may lose anything at any time.",
+        parse=_url(*REDIS_SCHEMES),
+        secret=True,
+    )
+    queue_url: str = _setting(
+        "QUEUE_URL",
+        "",
+        "Redis or Valkey that holds the arq queue; no cluster. Empty: CACHE_URL, where that is no "
+        "cluster.",
+        parse=_url("redis", "rediss", "redis+sentinel", "rediss+sentinel"),
+        secret=True,
+    )
+    secret_hashes: tuple[str, ...] = _setting(
+        "FLW_SECRET_HASH",
+        (),
+        "The webhook secret of Flutterwave's dashboard. Two, separated by a comma, while you "
+        "rotate it. The web process does not start without one.",
+        parse=_secrets,
+        secret=True,
+    )
+    secret_key: str | None = _setting(
+        "FLW_SECRET_KEY", None, "v3 secret key for the verify API.", parse=_secret, secret=True
+    )
+    client_id: str | None = _setting("FLW_CLIENT_ID", None, "v4 OAuth client id.", parse=_secret)
+    client_secret: str | None = _setting(
+        "FLW_CLIENT_SECRET", None, "v4 OAuth client secret.", parse=_secret, secret=True
+    )
+    base_url: str = _setting(
+        "FLW_BASE_URL",
+        "https://api.flutterwave.com/v3",
+        "Base of the v3 API.",
+        parse=_base_url,
+    )
+    v4_base_url: str = _setting(
+        "FLW_V4_BASE_URL",
+        "https://f4bexperience.flutterwave.com",
+        "Base of the v4 API; its sandbox is https://developersandbox-api.flutterwave.com.",
+        parse=_base_url,
+    )
+    token_url: str = _setting(
+        "FLW_TOKEN_URL",
+        "https://idp.flutterwave.com/realms/flutterwave/protocol/openid-connect/token",
+        "Where v4 access tokens come from.",
+        parse=_base_url,
+    )
+    confirm: Confirm = _setting(
+        "CONFIRM",
+        Confirm.ALWAYS,
+        "Which webhooks the verify API must confirm where credentials are set: always, v3 (trust "
+        "signed v4 bodies) or never (whoever saw one v3 webhook can forge the next).",
+        parse=Confirm,
+    )
+    api_tokens: tuple[str, ...] = _setting(
+        "API_TOKENS",
+        (),
+        "Bearer tokens of the API, separated by commas: TOKEN may do everything, "
+        "NAME:MERCHANT:read=TOKEN or NAME:MERCHANT:operate=TOKEN less. Without one the server "
+        "binds to loopback only.",
+        parse=_secrets,
+        secret=True,
+    )
+    link_key: str | None = _setting(
+        "LINK_KEY", None, "Signs the links of customers' pages.", parse=_secret, secret=True
+    )
+    host: str = _setting("HOST", "127.0.0.1", "Address the web process binds to.")
+    port: int = _setting(
+        "PORT", 8080, "Port of the web process; 0 takes a free one.", parse=_integer(0, 65535)
+    )
+    worker_port: int = _setting(
+        "WORKER_PORT",
+        8081,
+        "Port of the worker's health and metrics; 0 takes a free one.",
+        parse=_integer(0, 65535),
+    )
+    pending_lease_ms: int | None = _setting(
+        "PENDING_LEASE_MS",
+        None,
+        "How long a status that is not final may be served from the cache after it was proven. "
+        "Default 1000 with one primary, 0 (strict: only `successful` is served from the cache) "
+        "with Cluster or Sentinel. It bounds how old a pending can be after a split brain, and "
+        "must be far shorter than a restart of the cache takes.",
+        parse=_integer(0, 60_000),
+    )
+    log_level: str = _setting(
+        "LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.", parse=_log_level
+    )
+    log_format: str = _setting(
+        "LOG_FORMAT", "auto", "json, console, or auto: console on a terminal, else json."
+    )
+    merchants_file: str | None = _setting(
+        "MERCHANTS_FILE",
+        None,
+        "TOML file with one table for each further merchant: secret_hash, secret_key, client_id, "
+        "client_secret, confirm; a value env:NAME is read from the environment.",
+    )
+    max_body_bytes: int = _setting(
+        "MAX_BODY_BYTES",
+        256 * 1024,
+        "Largest webhook body, in bytes. Flutterwave's are below 10 KiB; a larger limit lets "
+        "anyone make the process hold that much before the signature is checked.",
+        parse=_integer(1024, 16 * 1024 * 1024),
+    )
+    provider_calls_per_hour: int = _setting(
+        "PROVIDER_CALLS_PER_HOUR",
+        15_000,
+        "Budget of calls to Flutterwave for each merchant and hour, shared by all processes. The "
+        "published limit is 300 a minute, then half an hour of silence.",
+        parse=_integer(1, 10_000_000),
+    )
+    provider_timeout_s: int = _setting(
+        "PROVIDER_TIMEOUT_S",
+        8,
+        "Longest wait for one answer of Flutterwave, in seconds; below the 10 s of a job.",
+        parse=_integer(1, 9),
+    )
+    pending_recheck_s: int = _setting(
+        "PENDING_RECHECK_S",
+        60,
+        "A payment that is asked for and has been pending this long is checked with Flutterwave, "
+        "at most once in this time. Lower spends the budget, higher waits longer for a webhook "
+        "that was lost.",
+        parse=_integer(5, 86_400),
+    )
+    not_found_s: int = _setting(
+        "NOT_FOUND_S",
+        120,
+        "How long 'not found' at Flutterwave is believed, in seconds.",
+        parse=_integer(1, 86_400),
+    )
+    cache_timeout_ms: int = _setting(
+        "CACHE_TIMEOUT_MS",
+        500,
+        "Longest wait for the cache, in milliseconds, before the database answers instead.",
+        parse=_integer(10, 30_000),
+    )
+    database_pool: int = _setting(
+        "DATABASE_POOL", 10, "Connections to the database in each process.", parse=_integer(1, 200)
+    )
+    database_timeout_s: int = _setting(
+        "DATABASE_TIMEOUT_S",
+        5,
+        "Longest wait for one statement, or for a connection, in seconds. Past it the answer is "
+        "503, never a guess.",
+        parse=_integer(1, 60),
+    )
+    ttl_terminal_s: int = _setting(
+        "TTL_TERMINAL_S",
+        86_400,
+        "Kept in the cache once successful, failed or voided, in seconds.",
+        parse=_integer(1, 31_536_000),
+    )
+    ttl_pending_s: int = _setting(
+        "TTL_PENDING_S", 300, "Kept while pending, in seconds.", parse=_integer(1, 31_536_000)
+    )
+    ttl_processing_s: int = _setting(
+        "TTL_PROCESSING_S", 60, "Kept while processing, in seconds.", parse=_integer(1, 31_536_000)
+    )
+    ttl_unknown_s: int = _setting(
+        "TTL_UNKNOWN_S", 120, "Kept while unknown, in seconds.", parse=_integer(1, 31_536_000)
+    )
+    worker_jobs: int = _setting(
+        "WORKER_JOBS",
+        32,
+        "Jobs one worker runs at once; each holds up to 200 events.",
+        parse=_integer(1, 1000),
+    )
+    stop_grace_s: int = _setting(
+        "STOP_GRACE_S",
+        15,
+        "How long a stopping process lets work in hand finish, in seconds; keep the platform's "
+        "kill timeout above it.",
+        parse=_integer(1, 300),
+    )
+    merchants: Mapping[str, Merchant] = field(default_factory=dict)
+
+    @property
+    def is_redundant_cache(self) -> bool:
+        """Say whether the cache fails over, so that acknowledged writes can be forgotten."""
+        return "+cluster://" in self.cache_url or "+sentinel://" in self.cache_url
+
+    @property
+    def lease_ms(self) -> int:
+        """The lease in force, in milliseconds; 0 is the strict mode."""
+        if self.pending_lease_ms is not None:
+            return self.pending_lease_ms
+        return 0 if self.is_redundant_cache else 1000
+
+    @property
+    def queue(self) -> str:
+        """The URL of the queue in force."""
+        return self.queue_url or self.cache_url
+
+    @property
+    def ttl(self) -> TtlPolicy:
+        """How long the cache keeps what it knows."""
+        return TtlPolicy(
+            terminal_s=self.ttl_terminal_s,
+            pending_s=self.ttl_pending_s,
+            processing_s=self.ttl_processing_s,
+            unknown_s=self.ttl_unknown_s,
+        )
+
+    def __repr__(self) -> str:
+        shown = ", ".join(f"{name}={value}" for name, value, _ in describe(self))
+        return f"Settings({shown})"
+
+
+def mask_url(url: str) -> str:
+    """Return `url` without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    host = parts.netloc.rpartition("@")[2]
+    return parts._replace(netloc=f"{parts.username or ''}:***@{host}").geturl()
+
+
+def _shown(spec: Field[Any], value: Any) -> str:
+    if value in (None, "", ()):
+        return ""
+    if spec.name.endswith("_url"):
+        return mask_url(str(value))
+    if spec.metadata["secret"]:
+        return f"(set, {len(value)})" if isinstance(value, tuple) else "(set)"
+    return str(value)
+
+
+def describe(settings: Settings) -> list[tuple[str, str, str]]:
+    """Return (variable, value, meaning) of every setting, secrets masked."""
+    return [
+        (spec.metadata["env"], _shown(spec, getattr(settings, spec.name)), spec.metadata["doc"])
+        for spec in fields(Settings)
+        if "env" in spec.metadata
+    ]
+
+
+def load(environ: Mapping[str, str] | None = None, *, role: Role = Role.TOOL) -> Settings:
+    """Return the settings in `environ` (default: the process's), checked for `role`.
+
+    Raises SettingsInvalid with every problem there is.
+    """
+    env = os.environ if environ is None else environ
+    problems: list[str] = []
+    values: dict[str, Any] = {}
+    for spec in fields(Settings):
+        name = spec.metadata.get("env")
+        if name is None or name not in env:
+            continue
+        if env[name] == "" and name != "FLW_SECRET_HASH":
+            continue  # an empty variable is an unset one, but an empty secret is a mistake
+        try:
+            values[spec.name] = spec.metadata["parse"](env[name])
+        except ValueError as e:
+            problems.append(f"{name} {'is not valid' if _leaks(spec, e) else e}")
+    settings = Settings(**values)
+    merchants = _merchants(settings, env, problems)
+    settings = Settings(**values, merchants=merchants)
+    problems.extend(_contradictions(settings, role))
+    if problems:
+        raise SettingsInvalid(problems)
+    return settings
+
+
+def _leaks(spec: Field[Any], error: ValueError) -> bool:
+    """Say whether `error` might quote the value of a secret (int() and enums do)."""
+    return bool(spec.metadata["secret"]) and "'" in str(error)
+
+
+_MERCHANT_NAME = re.compile(r"[a-z0-9_-]{1,40}")
+
+
+def _merchants(
+    settings: Settings, env: Mapping[str, str], problems: list[str]
+) -> dict[str, Merchant]:
+    first = Merchant(
+        DEFAULT_MERCHANT,
+        settings.secret_hashes,
+        settings.secret_key,
+        settings.client_id,
+        settings.client_secret,
+        settings.confirm,
+    )
+    found = {DEFAULT_MERCHANT: first}
+    if settings.merchants_file is None:
+        return found
+    try:
+        tables = tomllib.loads(Path(settings.merchants_file).read_text("utf-8"))
+    except OSError as e:
+        problems.append(f"MERCHANTS_FILE cannot be read: {e.strerror}")
+        return found
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
+        problems.append("MERCHANTS_FILE is not valid TOML")
+        return found
+    for name, table in tables.items():
+        where = f"MERCHANTS_FILE [{name}]"
+        if name == DEFAULT_MERCHANT or not isinstance(table, dict):
+            problems.append(f"{where}: `{DEFAULT_MERCHANT}` is the merchant of the variables")
+            continue
+        if not _MERCHANT_NAME.fullmatch(name):
+            problems.append(f"{where}: a name has 1 to 40 of a-z, 0-9, - and _")
+            continue
+        found[name] = _merchant(name, table, env, where, problems)
+    return found
+
+
+def _merchant(
+    name: str, table: dict[str, Any], env: Mapping[str, str], where: str, problems: list[str]
+) -> Merchant:
+    known = {"secret_hash", "secret_key", "client_id", "client_secret", "confirm"}
+    problems.extend(f"{where}: {extra} is not known" for extra in sorted(table.keys() - known))
+
+    def value(key: str) -> str | None:
+        text = table.get(key)
+        if isinstance(text, str) and text.startswith("env:"):
+            text = env.get(text[4:], "")
+        if text is None:
+            return None
+        if not isinstance(text, str) or not text or text != text.strip():
+            problems.append(f"{where}: {key} is empty or not a plain text")
+            return None
+        return text
+
+    hashes: tuple[str, ...] = ()
+    try:
+        hashes = _secrets(value("secret_hash") or "")
+    except ValueError as e:
+        problems.append(f"{where}: secret_hash {e}")
+    confirm = value("confirm") or Confirm.ALWAYS
+    if confirm not in set(Confirm):
+        problems.append(f"{where}: confirm must be always, v3 or never")
+        confirm = Confirm.ALWAYS
+    return Merchant(
+        name,
+        hashes,
+        value("secret_key"),
+        value("client_id"),
+        value("client_secret"),
+        Confirm(confirm),
+    )
+
+
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def _contradictions(settings: Settings, role: Role) -> list[str]:
+    problems = []
+    if "+cluster://" in settings.cache_url and not settings.queue_url:
+        problems.append("QUEUE_URL must be set: the queue does not run on the cluster of CACHE_URL")
+    if (settings.client_id is None) != (settings.client_secret is None):
+        problems.append("FLW_CLIENT_ID and FLW_CLIENT_SECRET go together: set both or neither")
+    if settings.log_format not in {"auto", "json", "console"}:
+        problems.append("LOG_FORMAT must be auto, json or console")
+    if role is Role.WEB:
+        if not settings.secret_hashes:
+            problems.append(
+                "FLW_SECRET_HASH is not set: without it nobody can tell Flutterwave's webhooks "
+                "from anyone's. Take it from the dashboard, Settings, Webhooks"
+            )
+        if not settings.api_tokens and settings.host not in LOOPBACK:
+            problems.append(
+                f"API_TOKENS is not set, so the server binds to loopback only, not to "
+                f"{settings.host}: set a token (a long random text) or HOST=127.0.0.1"
+            )
+    return problems

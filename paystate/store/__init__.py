@@ -1,0 +1,16 @@
+"""The system of record: PostgreSQL, or SQLite on one host, behind one interface."""
+
+from paystate.store.inbox import Claimed, Ending, NewEvent, Recorded
+from paystate.store.settle import Decision, Settled
+from paystate.store.store import Store, open_store
+
+__all__ = [
+    "Claimed",
+    "Decision",
+    "Ending",
+    "NewEvent",
+    "Recorded",
+    "Settled",
+    "Store",
+    "open_store",
+]

@@ -1,0 +1,164 @@
+"""Connections to the database, set up on purpose, and the one place that runs a transaction.
+
+PostgreSQL: the primary only, READ COMMITTED, synchronous commit on, because the 200 that a webhook
+gets means *committed*. SQLite: write-ahead log, synchronous FULL, transactions that write take the
+lock when they begin, so that none fails half way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sqlalchemy import event
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from paystate.errors import StoreUnavailable
+
+__all__ = ["Database", "async_url", "open_database"]
+
+T = TypeVar("T")
+
+# PostgreSQL: deadlock_detected and serialization_failure end a transaction that may be run again.
+_RUN_AGAIN = frozenset({"40P01", "40001"})
+# Server shutting down, crash, cannot connect now, read only (a demoted primary), too many clients,
+# out of disk or memory: the statement is sound, the database is not.
+_UNAVAILABLE = ("57P", "08", "25006", "53", "58", "XX")
+# Each retry is a whole transaction; a failover that takes longer is an outage, answered as one.
+_TRIES = 4
+
+
+def async_url(url: str) -> URL:
+    """Return the URL with the asynchronous driver that belongs to it."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        return parsed.set(drivername="sqlite+aiosqlite")
+    return parsed.set(drivername="postgresql+asyncpg")
+
+
+class Database:
+    """An engine and the rules for using it."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        self.dialect: str = engine.dialect.name
+
+    async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run `work` in one transaction and commit it.
+
+        Runs it again after a deadlock or a lost connection: `work` must end in the same state when
+        run twice, as everything here does (an event key is recorded once, an inbox row ends once).
+        Raises StoreUnavailable if the database cannot be reached.
+        """
+        return await self._run(work, write=True)
+
+    async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run `work` on a connection without writing. Raises StoreUnavailable."""
+        return await self._run(work, write=False)
+
+    async def _run(self, work: Callable[[AsyncConnection], Awaitable[T]], *, write: bool) -> T:
+        for left in reversed(range(_TRIES)):
+            try:
+                async with self.engine.connect() as connection:
+                    if self.dialect == "sqlite" and write:
+                        connection = await connection.execution_options(paystate_write=True)  # noqa: PLW2901
+                    async with connection.begin():
+                        return await work(connection)
+            except (DBAPIError, PoolTimeout, OSError, TimeoutError) as e:
+                if not (left and _may_run_again(e)):
+                    _convert(e)
+                    raise
+                await asyncio.sleep(0.02 * (_TRIES - left))
+        raise AssertionError("unreachable")
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+
+def _sqlstate(error: BaseException) -> str:
+    origin = getattr(error, "orig", None)
+    return str(getattr(origin, "sqlstate", None) or "")
+
+
+def _may_run_again(error: BaseException) -> bool:
+    if isinstance(error, DBAPIError):
+        return error.connection_invalidated or _sqlstate(error) in _RUN_AGAIN
+    return False
+
+
+def _convert(error: BaseException) -> None:
+    """Raise StoreUnavailable if `error` means the database, not the statement, is at fault."""
+    if not isinstance(error, DBAPIError):
+        raise StoreUnavailable("database_unreachable") from error
+    state = _sqlstate(error)
+    lost = error.connection_invalidated or state.startswith(_UNAVAILABLE) or state in _RUN_AGAIN
+    if lost or (not state and isinstance(error, (OperationalError, InterfaceError))):
+        reason = "database_read_only" if state == "25006" else "database_unavailable"
+        raise StoreUnavailable(reason) from error
+
+
+def open_database(url: str, *, pool: int, timeout_s: float) -> Database:
+    """Return a database for `url` with up to `pool` connections; connects when first used."""
+    target = async_url(url)
+    if target.get_backend_name() == "sqlite":
+        engine = _sqlite(target, pool, timeout_s)
+    else:
+        engine = create_async_engine(
+            target,
+            pool_size=pool,
+            max_overflow=0,
+            pool_timeout=timeout_s,
+            isolation_level="READ COMMITTED",
+            connect_args={
+                "timeout": timeout_s,
+                "command_timeout": timeout_s,
+                "server_settings": {"synchronous_commit": "on", "application_name": "paystate"},
+            },
+        )
+        event.listen(engine.sync_engine, "connect", _refuse_replica)
+    return Database(engine)
+
+
+def _refuse_replica(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    try:
+        cursor.execute("SELECT pg_is_in_recovery()")
+        if cursor.fetchone()[0]:
+            raise StoreUnavailable(
+                "database_is_a_replica", "the database is in recovery; DATABASE_URL needs a primary"
+            )
+    finally:
+        cursor.close()
+
+
+def _sqlite(target: URL, pool: int, timeout_s: float) -> AsyncEngine:
+    if target.database and target.database != ":memory:":
+        Path(target.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(
+        target,
+        pool_size=pool,
+        max_overflow=0,
+        pool_timeout=timeout_s,
+        connect_args={"timeout": timeout_s, "isolation_level": None},
+    )
+    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+    event.listen(engine.sync_engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: Any) -> None:
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    write = connection.get_execution_options().get("paystate_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN DEFERRED")

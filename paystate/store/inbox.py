@@ -1,0 +1,316 @@
+"""Acknowledge: the transaction whose commit is what a webhook's 200 means.
+
+It records each event once (by its event key), counts it as open on the payment and on the merchant
+reference, and raises their versions where that changes what is shown: a pending payment with an
+open event is `processing`. A duplicate changes nothing, but its payment's rows are read under
+the lock all the same, so that the caller can mark the cache again: the first delivery may have
+died between its commit and its mark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import orjson
+from sqlalchemy import func, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from paystate.changes import Change
+from paystate.keys import Entity
+from paystate.state import EntityState
+from paystate.store.rows import Locked, ensure_and_lock, save
+from paystate.store.tables import among, inbox, insert_new, now_ms
+
+__all__ = [
+    "Claimed",
+    "Ending",
+    "InboxGauges",
+    "NewEvent",
+    "Recorded",
+    "acknowledge",
+    "claim",
+    "defer",
+    "gauges",
+]
+
+
+class Ending(StrEnum):
+    """How an inbox row ends."""
+
+    APPLIED = "applied"
+    SUPERSEDED = "superseded"
+    CONTRADICTED = "contradicted"
+    HELD = "held"
+    DEAD = "dead"
+
+
+OPEN = "open"
+IGNORED = "ignored"  # genuine, counted, and nothing to apply
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event to record. `entity` None means that it is about no payment: it ends at once.
+
+    `subject` names the form of `content`: payment, overlay or ignored.
+    """
+
+    merchant: str
+    api: str
+    type: str
+    event_key: str
+    subject: str
+    entity: Entity | None = None
+    tx_ref: str | None = None
+    content: dict[str, Any] | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What became of one event. `states` are the rows to mark in the cache, as committed."""
+
+    inbox_id: int | None
+    duplicate: bool
+    states: tuple[EntityState, ...]
+    changes: tuple[Change, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """An open inbox row that this process may work on until its claim runs out.
+
+    `received_ms` and `now_ms` are by the database's clock.
+    """
+
+    id: int
+    api: str
+    type: str
+    subject: str
+    entity: Entity
+    content: dict[str, Any]
+    attempts: int
+    received_ms: int
+    now_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class InboxGauges:
+    """How the inbox stands: open rows, age of the oldest in ms, held and dead rows."""
+
+    open: int
+    oldest_ms: int
+    held: int
+    dead: int
+
+
+def _links(locked: Locked, events: Sequence[NewEvent]) -> dict[str, Entity]:
+    """Return the merchant reference that each event opens on, by event key.
+
+    A payment that has a reference keeps it, whatever an unconfirmed body says.
+    """
+    links = {}
+    for event in events:
+        if event.entity is None:
+            continue
+        tx_ref = locked.now[event.entity].link or event.tx_ref
+        if tx_ref is not None:
+            links[event.event_key] = Entity.reference(event.merchant, tx_ref)
+    return links
+
+
+async def acknowledge(
+    connection: AsyncConnection, dialect: str, events: Sequence[NewEvent]
+) -> list[Recorded]:
+    """Record `events` in one transaction and return what became of each, in order.
+
+    Locks payments in key order, then references in key order. Every event key belongs to one
+    payment, so by the time an event key is inserted nobody else can be inserting it.
+    """
+    locked = Locked()
+    await ensure_and_lock(connection, dialect, (e.entity for e in events if e.entity), locked)
+    links = _links(locked, events)
+    await ensure_and_lock(connection, dialect, links.values(), locked)
+    ids = await _insert(connection, dialect, events, links, locked.time_ms)
+    fresh: dict[str, int] = {}
+    for event in events:
+        inbox_id = ids.get(event.event_key)
+        if inbox_id is None or event.event_key in fresh or event.entity is None:
+            continue
+        fresh[event.event_key] = inbox_id
+        for entity in filter(None, (event.entity, links.get(event.event_key))):
+            locked.change(entity, open_events=locked.now[entity].open_events + 1)
+    changes = await save(connection, locked)
+    return [_recorded(event, ids, fresh, links, locked, changes) for event in events]
+
+
+def _recorded(
+    event: NewEvent,
+    ids: dict[str, int],
+    fresh: dict[str, int],
+    links: dict[str, Entity],
+    locked: Locked,
+    changes: Sequence[Change],
+) -> Recorded:
+    if event.entity is None:
+        return Recorded(None, event.event_key not in ids, (), ())
+    concerned = tuple(filter(None, (event.entity, links.get(event.event_key))))
+    # In a batch that holds the same event twice, the first one is it and the rest are duplicates.
+    inbox_id = fresh.pop(event.event_key, None)
+    return Recorded(
+        inbox_id,
+        inbox_id is None,
+        tuple(locked.now[entity] for entity in concerned),
+        tuple(c for c in changes if c.entity in concerned) if inbox_id is not None else (),
+    )
+
+
+async def _insert(
+    connection: AsyncConnection,
+    dialect: str,
+    events: Sequence[NewEvent],
+    links: dict[str, Entity],
+    time_ms: int,
+) -> dict[str, int]:
+    """Insert the rows that are new and return their ids by event key."""
+    unique = {event.event_key: event for event in events}
+    rows = []
+    for key in sorted(unique):
+        event = unique[key]
+        link = links.get(key)
+        rows.append(
+            {
+                "event_key": key,
+                "merchant": event.merchant,
+                "api": event.api,
+                "type": event.type,
+                "subject": event.subject,
+                "entity_key": event.entity.row_key if event.entity else None,
+                "reference_key": link.row_key if link else None,
+                "content": orjson.dumps(event.content).decode() if event.content else None,
+                "state": OPEN if event.entity else IGNORED,
+                "reason": event.reason,
+                "attempts": 0,
+                "claimed_until_ms": 0,
+            }
+        )
+    statement = insert_new(dialect, inbox, "event_key").values(
+        received_ms=time_ms or now_ms(), due_ms=time_ms or now_ms()
+    )
+    inserted = await connection.execute(
+        statement.returning(inbox.c.event_key, inbox.c.id),
+        rows,
+    )
+    return dict(inserted.tuples().all())
+
+
+_CLAIMED = (
+    inbox.c.id,
+    inbox.c.api,
+    inbox.c.type,
+    inbox.c.subject,
+    inbox.c.entity_key,
+    inbox.c.content,
+    inbox.c.attempts,
+    inbox.c.received_ms,
+)
+
+
+async def claim(
+    connection: AsyncConnection,
+    dialect: str,
+    *,
+    holder: str,
+    claim_ms: int,
+    ids: Sequence[int] | None = None,
+    grace_ms: int = 0,
+    most: int = 200,
+) -> list[Claimed]:
+    """Take open rows that are due and that nobody holds, for `claim_ms`.
+
+    With `ids`, those of them; else the ones longest due, and due for at least `grace_ms`: the
+    queue gets to them first.
+    """
+    free = (inbox.c.state == OPEN) & (inbox.c.claimed_until_ms <= now_ms())
+    due = inbox.c.due_ms <= now_ms() - (grace_ms if ids is None else 0)
+    if ids is not None:
+        free &= among(dialect, inbox.c.id, ids)
+    wanted = (
+        select(inbox.c.id)
+        .where(free & due)
+        .order_by(inbox.c.due_ms, inbox.c.id)
+        .limit(most)
+        .with_for_update(skip_locked=True)
+    )
+    rows = await connection.execute(
+        update(inbox)
+        .where(inbox.c.id.in_(wanted.scalar_subquery()))
+        .values(claimed_until_ms=now_ms() + claim_ms, claimed_by=holder)
+        .returning(*_CLAIMED, now_ms())
+    )
+    return sorted(
+        (
+            Claimed(
+                id=row[0],
+                api=row[1],
+                type=row[2],
+                subject=row[3],
+                entity=Entity.from_row_key(row[4]),
+                content=orjson.loads(row[5]),
+                attempts=row[6],
+                received_ms=row[7],
+                now_ms=row[8],
+            )
+            for row in rows
+        ),
+        key=lambda claimed: claimed.id,
+    )
+
+
+async def defer(
+    connection: AsyncConnection,
+    dialect: str,
+    ids: Sequence[int],
+    *,
+    wait_ms: int,
+    reason: str,
+    counted: bool,
+) -> None:
+    """Put open rows off for `wait_ms` and let go of them; `counted` uses up one attempt."""
+    await connection.execute(
+        update(inbox)
+        .where(among(dialect, inbox.c.id, ids) & (inbox.c.state == OPEN))
+        .values(
+            due_ms=now_ms() + wait_ms,
+            claimed_until_ms=0,
+            claimed_by=None,
+            reason=reason,
+            attempts=inbox.c.attempts + int(counted),
+        )
+    )
+
+
+async def gauges(connection: AsyncConnection) -> InboxGauges:
+    """Return how the inbox stands now."""
+    row = (
+        await connection.execute(
+            select(func.count(), func.min(inbox.c.received_ms), now_ms()).where(
+                inbox.c.state == OPEN
+            )
+        )
+    ).one()
+    stuck = await connection.execute(
+        select(inbox.c.state, func.count())
+        .where(inbox.c.state.in_([Ending.HELD.value, Ending.DEAD.value]))
+        .group_by(inbox.c.state)
+    )
+    counts: dict[str, int] = dict(stuck.tuples().all())
+    return InboxGauges(
+        open=row[0],
+        oldest_ms=max(0, row[2] - row[1]) if row[1] is not None else 0,
+        held=counts.get(Ending.HELD.value, 0),
+        dead=counts.get(Ending.DEAD.value, 0),
+    )

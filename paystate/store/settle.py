@@ -1,0 +1,290 @@
+"""Apply: the transaction that ends inbox rows and moves statuses by the merge table.
+
+A decision says what an event has come to mean once it was confirmed; whether it still changes
+anything is seen here, under the lock. A row that has ended already is left alone, so running a
+decision twice is running it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+from sqlalchemy import bindparam, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from paystate.changes import Change
+from paystate.keys import Entity, EntityKind
+from paystate.state import Attempt, EntityState
+from paystate.status import Status, merge, of_reference
+from paystate.store.inbox import OPEN, Ending
+from paystate.store.overlays import upsert_overlay
+from paystate.store.rows import Locked, ensure_and_lock, save, state_of
+from paystate.store.tables import among, details, entities, inbox, insert_new
+from paystate.updates import Overlay, PaymentUpdate
+
+__all__ = ["Decision", "Settled", "settle"]
+
+BeforeCommit = Callable[[Sequence[EntityState]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one inbox row has come to.
+
+    With `ending` None the merge decides between applied and superseded. `proven` says that
+    `update` comes from the verify API or under a v4 signature.
+    """
+
+    inbox_id: int
+    entity: Entity
+    ending: Ending | None = None
+    reason: str | None = None
+    update: PaymentUpdate | None = None
+    overlay: Overlay | None = None
+    proven: bool = False
+
+
+@dataclass(slots=True)
+class Settled:
+    """What a transaction of decisions did; `waited_ms` is from each event's arrival."""
+
+    states: list[EntityState] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    endings: dict[int, tuple[Ending, str]] = field(default_factory=dict)
+    waited_ms: dict[int, int] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _OpenRow:
+    id: int
+    reference: Entity | None
+    received_ms: int
+
+
+async def settle(
+    connection: AsyncConnection,
+    dialect: str,
+    decisions: Sequence[Decision],
+    before_commit: BeforeCommit,
+) -> Settled:
+    """Apply `decisions` in one transaction.
+
+    `before_commit` is given the rows as they are about to be committed: it marks them in the
+    cache, so that no reader who sees the commit can find an older entry there.
+    """
+    locked = Locked()
+    await ensure_and_lock(connection, dialect, (d.entity for d in decisions), locked)
+    rows = await _open_rows(connection, dialect, decisions)
+    settled = Settled()
+    learnt: dict[Entity, list[tuple[PaymentUpdate, bool]]] = {}
+    references: set[Entity] = set()
+    for decision in sorted(decisions, key=lambda d: d.inbox_id):
+        row = rows.get(decision.inbox_id)
+        if row is None or decision.inbox_id in settled.endings:
+            continue
+        _open_link(locked.now[decision.entity], row, references)
+        if decision.overlay is not None and decision.ending is None:
+            await upsert_overlay(connection, decision.entity, decision.overlay, locked.time_ms)
+        settled.endings[row.id] = _fold(locked, decision, learnt)
+        settled.waited_ms[row.id] = locked.time_ms - row.received_ms
+        if link := locked.now[decision.entity].link:
+            references.add(Entity.reference(decision.entity.merchant, link))
+    if not settled.endings:
+        return settled
+    await _settle_references(connection, dialect, locked, references, rows, settled)
+    await _save_details(connection, dialect, learnt, locked.time_ms)
+    settled.changes = await save(connection, locked)
+    settled.states = [s for s in locked.now.values() if s.version]
+    await _end_rows(connection, settled, locked.time_ms)
+    await before_commit(settled.states)
+    return settled
+
+
+async def _open_rows(
+    connection: AsyncConnection, dialect: str, decisions: Sequence[Decision]
+) -> dict[int, _OpenRow]:
+    found = await connection.execute(
+        select(inbox.c.id, inbox.c.reference_key, inbox.c.received_ms)
+        .where(among(dialect, inbox.c.id, [d.inbox_id for d in decisions]))
+        .where(inbox.c.state == OPEN)
+        .order_by(inbox.c.id)
+        .with_for_update()
+    )
+    return {
+        row[0]: _OpenRow(row[0], Entity.from_row_key(row[1]) if row[1] else None, row[2])
+        for row in found
+    }
+
+
+def _open_link(state: EntityState, row: _OpenRow, references: set[Entity]) -> None:
+    """Name every reference that this row can concern: where it was opened, where it belongs."""
+    if row.reference is not None:
+        references.add(row.reference)
+    if state.link is not None:
+        references.add(Entity.reference(state.entity.merchant, state.link))
+
+
+def _fold(
+    locked: Locked, decision: Decision, learnt: dict[Entity, list[tuple[PaymentUpdate, bool]]]
+) -> tuple[Ending, str]:
+    """Apply one decision to the rows in hand and return how its inbox row ends."""
+    entity = decision.entity
+    state = locked.now[entity]
+    locked.change(entity, open_events=state.open_events - 1)
+    if decision.ending in (Ending.HELD, Ending.DEAD):
+        locked.change(entity, held_events=state.held_events + 1)
+        return decision.ending, decision.reason or ""
+    changed = False
+    reason = decision.reason or ""
+    if decision.update is not None:
+        changed, refused = _merge_into(locked, entity, decision.update, proven=decision.proven)
+        reason = refused or reason
+        learnt.setdefault(entity, []).append((decision.update, changed))
+    if decision.ending is not None:
+        return decision.ending, reason
+    if changed or decision.overlay is not None:
+        return Ending.APPLIED, reason
+    return Ending.SUPERSEDED, reason or "no_news"
+
+
+def _merge_into(
+    locked: Locked, entity: Entity, seen: PaymentUpdate, *, proven: bool
+) -> tuple[bool, str]:
+    """Merge one observation; return whether it changed the row, and why if it was refused."""
+    state = locked.now[entity]
+    merged = merge(state.status, seen.status, proven=proven)
+    refused = ""
+    if merged is state.status and seen.status is Status.SUCCESSFUL is not state.status:
+        refused = "correction_unproven"
+    link = state.link
+    if seen.tx_ref is not None and seen.tx_ref != link and (link is None or proven):
+        link = seen.tx_ref
+    changed = merged is not state.status or link != state.link
+    locked.change(entity, status=merged, link=link)
+    return changed, refused
+
+
+async def _settle_references(
+    connection: AsyncConnection,
+    dialect: str,
+    locked: Locked,
+    references: set[Entity],
+    rows: dict[int, _OpenRow],
+    settled: Settled,
+) -> None:
+    """Bring the merchant references up to their attempts, as this transaction leaves them."""
+    await ensure_and_lock(connection, dialect, references, locked)
+    for inbox_id in settled.endings:
+        reference = rows[inbox_id].reference
+        if reference is not None:
+            locked.change(reference, open_events=locked.now[reference].open_events - 1)
+    attempts = await _attempts(connection, dialect, locked, references)
+    for reference in references:
+        mine = attempts.get(reference, [])
+        status = of_reference(a.status for a in mine)
+        if locked.now[reference].status is Status.SUCCESSFUL or not mine:
+            status = locked.now[reference].status  # absorbing, as for a payment
+        deciding = max(
+            (a for a in mine if a.status is status),
+            key=lambda a: (a.changed_ms, a.entity.row_key),
+            default=None,
+        )
+        link = str(Attempt(deciding.entity.kind, deciding.entity.id)) if deciding else None
+        locked.change(
+            reference,
+            status=status,
+            held_events=sum(a.held_events for a in mine if a.held),
+            link=link or locked.now[reference].link,
+        )
+
+
+async def _attempts(
+    connection: AsyncConnection, dialect: str, locked: Locked, references: set[Entity]
+) -> dict[Entity, list[EntityState]]:
+    """Return every attempt of each reference: those in hand as they are now, the rest as stored."""
+    found: dict[Entity, EntityState] = {}
+    for merchant in {r.merchant for r in references}:
+        names = [r.id for r in references if r.merchant == merchant]
+        rows = await connection.execute(
+            select(
+                entities.c.key,
+                entities.c.status,
+                entities.c.version,
+                entities.c.open_events,
+                entities.c.held_events,
+                entities.c.link,
+                entities.c.changed_ms,
+            )
+            .where(entities.c.merchant == merchant)
+            .where(among(dialect, entities.c.link, names))
+            .where(entities.c.kind != EntityKind.REFERENCE.value)
+        )
+        found.update({state.entity: state for state in map(state_of, rows)})
+    found.update({e: s for e, s in locked.now.items() if not e.is_reference})
+    by_reference: dict[Entity, list[EntityState]] = {}
+    for entity, state in found.items():
+        if state.link is not None:
+            reference = Entity.reference(entity.merchant, state.link)
+            by_reference.setdefault(reference, []).append(state)
+    return by_reference
+
+
+async def _save_details(
+    connection: AsyncConnection,
+    dialect: str,
+    learnt: dict[Entity, list[tuple[PaymentUpdate, bool]]],
+    time_ms: int,
+) -> None:
+    """Keep what was learnt: an update that moved the payment overrides, any other fills gaps."""
+    if not learnt:
+        return
+    keys = sorted(entity.row_key for entity in learnt)
+    held = await connection.execute(
+        select(details.c.key, details.c.content).where(among(dialect, details.c.key, keys))
+    )
+    content: dict[str, dict[str, Any]] = {key: orjson.loads(text) for key, text in held}
+    known = set(content)
+    for entity, updates in learnt.items():
+        for seen, moved in updates:
+            before = content.get(entity.row_key, {})
+            after = seen.to_json()
+            content[entity.row_key] = {**before, **after} if moved else {**after, **before}
+    rows = [
+        {"row_key": key, "text": orjson.dumps(content[key]).decode(), "ms": time_ms} for key in keys
+    ]
+    new = [
+        {"key": r["row_key"], "content": r["text"], "updated_ms": r["ms"]}
+        for r in rows
+        if r["row_key"] not in known
+    ]
+    if new:
+        await connection.execute(insert_new(dialect, details, "key"), new)
+    old = [r for r in rows if r["row_key"] in known]
+    if old:
+        await connection.execute(
+            update(details)
+            .where(details.c.key == bindparam("row_key"))
+            .values(content=bindparam("text"), updated_ms=bindparam("ms")),
+            old,
+        )
+
+
+async def _end_rows(connection: AsyncConnection, settled: Settled, time_ms: int) -> None:
+    await connection.execute(
+        update(inbox)
+        .where(inbox.c.id == bindparam("row_id"))
+        .values(
+            state=bindparam("ending"),
+            reason=bindparam("why"),
+            ended_ms=bindparam("ms"),
+            claimed_until_ms=0,
+            claimed_by=None,
+        ),
+        [
+            {"row_id": row_id, "ending": ending.value, "why": reason or None, "ms": time_ms}
+            for row_id, (ending, reason) in sorted(settled.endings.items())
+        ],
+    )

@@ -1,0 +1,194 @@
+"""The store as the flows see it: acknowledge, claim, settle, read, replay."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import orjson
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+
+from paystate.changes import Change, Cursor
+from paystate.keys import Entity
+from paystate.state import EntityState
+from paystate.store import changelog, inbox, rows, settle
+from paystate.store.engine import Database, open_database
+from paystate.store.inbox import Claimed, InboxGauges, NewEvent, Recorded
+from paystate.store.overlays import overlays_of
+from paystate.store.settle import BeforeCommit, Decision, Settled
+from paystate.store.tables import details
+from paystate.store.tables import inbox as inbox_table
+
+__all__ = ["Store", "open_store"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class Store:
+    """The system of record. Every method raises StoreUnavailable if it cannot be reached."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @property
+    def dialect(self) -> str:
+        """The SQL dialect in use: postgresql or sqlite."""
+        return self._database.dialect
+
+    async def acknowledge(self, events: Sequence[NewEvent]) -> list[Recorded | Exception]:
+        """Record events in one commit; one that the database refuses harms no other.
+
+        Returns what became of each, in order: an exception only for an event that cannot be
+        recorded even alone.
+        """
+
+        async def attempt(some: Sequence[NewEvent]) -> list[Recorded]:
+            return await self._database.write(lambda c: inbox.acknowledge(c, self.dialect, some))
+
+        return await _bisect(attempt, events)
+
+    async def settle(
+        self, decisions: Sequence[Decision], before_commit: BeforeCommit
+    ) -> list[Settled | Exception]:
+        """Apply decisions in one commit, split where the database refuses one of them.
+
+        Returns one result for each transaction that it took; an exception stands for one decision
+        that cannot be applied even alone, and carries it as `decision`.
+        """
+        try:
+            return [
+                await self._database.write(
+                    lambda c: settle.settle(c, self.dialect, decisions, before_commit)
+                )
+            ]
+        except DBAPIError as e:
+            if len(decisions) == 1:
+                return [RefusedDecision(decisions[0], e)]
+        half = len(decisions) // 2
+        first = await self.settle(decisions[:half], before_commit)
+        return first + await self.settle(decisions[half:], before_commit)
+
+    async def claim(
+        self,
+        holder: str,
+        *,
+        claim_ms: int,
+        ids: Sequence[int] | None = None,
+        grace_ms: int = 0,
+        most: int = 200,
+    ) -> list[Claimed]:
+        """Take due rows that nobody holds; see `paystate.store.inbox.claim`."""
+        return await self._database.write(
+            lambda c: inbox.claim(
+                c, self.dialect, holder=holder, claim_ms=claim_ms, ids=ids, grace_ms=grace_ms,
+                most=most,
+            )
+        )  # fmt: skip
+
+    async def defer(self, ids: Sequence[int], *, wait_ms: int, reason: str, counted: bool) -> None:
+        """Put open rows off; see `paystate.store.inbox.defer`."""
+        await self._database.write(
+            lambda c: inbox.defer(
+                c, self.dialect, ids, wait_ms=wait_ms, reason=reason, counted=counted
+            )
+        )
+
+    async def states(self, entities: Sequence[Entity]) -> dict[Entity, EntityState]:
+        """Return the states of `entities` in one query; unknown ones are left out."""
+        keys = sorted({entity.row_key for entity in entities})
+        found = await self._database.read(lambda c: rows.load(c, self.dialect, keys))
+        # Version 0 is a row that a transaction made to have something to lock.
+        return {entity: state for entity, state in found.items() if state.version}
+
+    async def payment(self, entity: Entity) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return what is known of a payment beside its status, and its overlays."""
+
+        async def work(connection: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+            found = await connection.execute(
+                select(details.c.content).where(details.c.key == entity.row_key)
+            )
+            content = found.scalar_one_or_none()
+            known = orjson.loads(content) if content else {}
+            return known, await overlays_of(connection, entity)
+
+        return await self._database.read(work)
+
+    async def history(self, entity: Entity) -> list[dict[str, Any]]:
+        """Return the inbox rows of a payment, oldest first: what came and what became of it."""
+
+        async def work(connection: Any) -> list[dict[str, Any]]:
+            found = await connection.execute(
+                select(
+                    inbox_table.c.id,
+                    inbox_table.c.api,
+                    inbox_table.c.type,
+                    inbox_table.c.state,
+                    inbox_table.c.reason,
+                    inbox_table.c.attempts,
+                    inbox_table.c.received_ms,
+                    inbox_table.c.ended_ms,
+                )
+                .where(inbox_table.c.entity_key == entity.row_key)
+                .order_by(inbox_table.c.id)
+            )
+            return [dict(row) for row in found.mappings()]
+
+        return await self._database.read(work)
+
+    async def changes_after(
+        self, cursor: Cursor, *, most: int = 500, merchant: str | None = None
+    ) -> tuple[list[Change], Cursor]:
+        """Return changes after `cursor`; see `paystate.store.changelog.changes_after`."""
+        return await self._database.read(
+            lambda c: changelog.changes_after(c, cursor, most=most, merchant=merchant)
+        )
+
+    async def latest_cursor(self) -> Cursor:
+        """Return the cursor of now."""
+        return await self._database.read(changelog.latest_cursor)
+
+    async def gauges(self) -> InboxGauges:
+        """Return how the inbox stands."""
+        return await self._database.read(inbox.gauges)
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless the database answers and is migrated."""
+
+        async def work(connection: Any) -> None:
+            await connection.execute(text("SELECT 1 FROM entities LIMIT 1"))
+
+        await self._database.read(work)
+
+
+class RefusedDecision(Exception):
+    """The database refuses one decision, for a reason that another try does not mend."""
+
+    def __init__(self, decision: Decision, cause: Exception) -> None:
+        super().__init__(type(cause).__name__)
+        self.decision = decision
+
+
+async def _bisect(
+    attempt: Callable[[Sequence[T]], Awaitable[list[R]]], items: Sequence[T]
+) -> list[R | Exception]:
+    """Run `attempt` over `items`, halving what the database refuses until one item is left."""
+    try:
+        return list(await attempt(items))
+    except DBAPIError as e:
+        if len(items) == 1:
+            return [e]
+    half = len(items) // 2
+    return await _bisect(attempt, items[:half]) + await _bisect(attempt, items[half:])
+
+
+@asynccontextmanager
+async def open_store(url: str, *, pool: int, timeout_s: float) -> AsyncIterator[Store]:
+    """Open the store at `url`; closes its connections at the end."""
+    database = open_database(url, pool=pool, timeout_s=timeout_s)
+    try:
+        yield Store(database)
+    finally:
+        await database.close()
