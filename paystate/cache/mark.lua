@@ -1,0 +1,27 @@
+-- Invalidate: from now on nothing older than this version is served or stored.
+--
+-- KEYS[1]  hash of the payment or reference
+-- ARGV[1]  version (integer, given by the database)
+-- ARGV[2]  least time to keep the floor (milliseconds, > 0); a longer one that runs already stays
+--
+-- Returns the floor in force.
+--
+-- One script, so that no reader can fill between the raised floor and the dropped token. The token
+-- goes even when the version is not new: an event may have been opened without a new version, and
+-- the reader who holds the token may have read the row from before. A `successful` entry stays,
+-- being final.
+
+local held = redis.call('HMGET', KEYS[1], 'status', 'version', 'floor')
+local floor = math.max(tonumber(held[3]) or 0, tonumber(ARGV[1]))
+
+redis.call('HDEL', KEYS[1], 'token', 'token_at', 'token_until', 'token_incarnation')
+if held[1] ~= 'successful' then
+  if held[1] and (tonumber(held[2]) or 0) < floor then
+    redis.call('HDEL', KEYS[1], 'status', 'version', 'at', 'link', 'proven_at', 'incarnation')
+  end
+  redis.call('HSET', KEYS[1], 'floor', string.format('%.0f', floor))
+end
+if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[2]) then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+end
+return floor

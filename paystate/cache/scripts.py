@@ -1,0 +1,62 @@
+"""The four Lua scripts, and pipelines of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from redis.asyncio import Redis
+from redis.exceptions import NoScriptError, ResponseError
+
+__all__ = ["FILL", "GET", "MARK", "PUT", "Call", "Script", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Script:
+    """A script by name, with its text and the digest under which servers keep it."""
+
+    name: str
+    text: str
+    digest: str
+
+
+def _load(name: str) -> Script:
+    text = files("paystate.cache").joinpath(f"{name}.lua").read_text("utf-8")
+    return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
+
+
+GET, FILL, MARK, PUT = (_load(name) for name in ("get", "fill", "mark", "put"))
+
+# A script, its one key, its arguments.
+Call = tuple[Script, str, tuple[Any, ...]]
+
+
+async def run(redis: Redis, calls: Sequence[Call]) -> list[Any]:
+    """Run scripts in one round trip; an error reply stands in its place as a ResponseError.
+
+    A server that does not have a script (restarted, promoted, flushed) has run nothing of that
+    call, so it is given the scripts and those calls are made once more.
+    """
+    results = await _pipeline(redis, calls)
+    missing = [i for i, result in enumerate(results) if isinstance(result, NoScriptError)]
+    if missing:
+        for script in {calls[i][0].name: calls[i][0] for i in missing}.values():
+            await redis.script_load(script.text)
+        again = await _pipeline(redis, [calls[i] for i in missing])
+        for i, result in zip(missing, again, strict=True):
+            results[i] = result
+    for result in results:
+        if isinstance(result, Exception) and not isinstance(result, ResponseError):
+            raise result
+    return results
+
+
+async def _pipeline(redis: Redis, calls: Sequence[Call]) -> list[Any]:
+    async with redis.pipeline(transaction=False) as pipe:
+        for script, key, arguments in calls:
+            pipe.evalsha(script.digest, 1, key, *arguments)
+        results: list[Any] = await pipe.execute(raise_on_error=False)
+    return results
