@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping, MutableMapping
+from collections.abc import MutableMapping
 from typing import Any
 
 import orjson
@@ -27,7 +27,7 @@ _FORBIDDEN = frozenset(
 
 def _mask_forbidden(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
-) -> Mapping[str, Any]:
+) -> MutableMapping[str, Any]:
     for key in event.keys() & _FORBIDDEN:
         event[key] = "***"
     return event
@@ -44,8 +44,15 @@ def configure_logging(level: str, style: str, process: str) -> None:
     standard library come out in the same shape, at WARNING and above.
     """
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
+
+    def name_process(
+        _logger: Any, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        return {"process": process, **event}
+
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
+        name_process,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _mask_forbidden,
@@ -64,7 +71,6 @@ def configure_logging(level: str, style: str, process: str) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    structlog.contextvars.bind_contextvars(process=process)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[

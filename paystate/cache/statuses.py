@@ -189,6 +189,19 @@ class StatusCache:
             for state in _latest(states)
         ])  # fmt: skip
 
+    async def announce(self, states: Sequence[EntityState], changes: Sequence[Change]) -> None:
+        """Mark states that an acknowledgement has committed, and publish what it changed.
+
+        Raises CacheUnavailable if that is not sure.
+        """
+        news = {(change.entity, change.version): change for change in changes}
+        await self._write("mark", [
+            self._put_call(state, change)
+            if (change := news.get((state.entity, state.version)))
+            else (MARK, self._keys.hash(state.entity), (state.version, FLOOR_MS))
+            for state in _latest(states)
+        ])  # fmt: skip
+
     async def put(self, states: Sequence[EntityState], changes: Sequence[Change]) -> None:
         """Write committed states through and publish their changes.
 
@@ -197,18 +210,22 @@ class StatusCache:
         """
         news = {(change.entity, change.version): change for change in changes}
         await self._write("put", [
-            (PUT, self._keys.hash(state.entity), (
-                state.shown.value,
-                state.version,
-                state.changed_ms,
-                state.link or "",
-                self._ttl.milliseconds(state.shown, self._draw()),
-                _message(news.get((state.entity, state.version))),
-                self._keys.changes(state.entity),
-                self._keys.all_changes(state.entity.merchant),
-            ))
+            self._put_call(state, news.get((state.entity, state.version)))
             for state in _latest(states)
         ])  # fmt: skip
+
+    def _put_call(self, state: EntityState, change: Change | None) -> Call:
+        arguments = (
+            state.shown.value,
+            state.version,
+            state.changed_ms,
+            state.link or "",
+            self._ttl.milliseconds(state.shown, self._draw()),
+            orjson.dumps(change.to_json()) if change else b"",
+            self._keys.changes(state.entity),
+            self._keys.all_changes(state.entity.merchant),
+        )
+        return PUT, self._keys.hash(state.entity), arguments
 
     async def _write(self, operation: str, calls: Sequence[Call]) -> None:
         if not calls:
@@ -240,10 +257,6 @@ def _latest(states: Sequence[EntityState]) -> list[EntityState]:
         if held is None or state.version >= held.version:
             latest[state.entity] = state
     return list(latest.values())
-
-
-def _message(change: Change | None) -> bytes:
-    return orjson.dumps(change.to_json()) if change else b""
 
 
 def _hit(status: Any, version: Any, at: Any, link: Any, as_of: Any) -> Hit | None:

@@ -2,7 +2,7 @@
 
 from paystate.store.inbox import Claimed, Ending, NewEvent, Recorded
 from paystate.store.settle import Decision, Settled
-from paystate.store.store import Store, open_store
+from paystate.store.store import RefusedDecision, Store, open_store
 
 __all__ = [
     "Claimed",
@@ -10,6 +10,7 @@ __all__ = [
     "Ending",
     "NewEvent",
     "Recorded",
+    "RefusedDecision",
     "Settled",
     "Store",
     "open_store",

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Any
 
 import orjson
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.changes import Change
@@ -231,13 +231,16 @@ async def claim(
 ) -> list[Claimed]:
     """Take open rows that are due and that nobody holds, for `claim_ms`.
 
-    With `ids`, those of them; else the ones longest due, and due for at least `grace_ms`: the
-    queue gets to them first.
+    With `ids`, those of them; else the ones longest due. A row that was never tried is left to the
+    queue for its first `grace_ms`.
     """
     free = (inbox.c.state == OPEN) & (inbox.c.claimed_until_ms <= now_ms())
-    due = inbox.c.due_ms <= now_ms() - (grace_ms if ids is None else 0)
+    due: ColumnElement[bool] = inbox.c.due_ms <= now_ms()
     if ids is not None:
-        free &= among(dialect, inbox.c.id, ids)
+        due &= among(dialect, inbox.c.id, ids)
+    else:
+        tried = inbox.c.reason.is_not(None)
+        due &= or_(tried, inbox.c.due_ms <= now_ms() - grace_ms)
     wanted = (
         select(inbox.c.id)
         .where(free & due)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import insert, select, update
@@ -68,7 +67,7 @@ async def overlays_of(connection: AsyncConnection, entity: Entity) -> list[dict[
             "type": kind,
             "id": own_id,
             "status": status,
-            "amount": str(Decimal(amount)) if amount is not None else None,
+            "amount": amount,
             "currency": currency,
         }
         for kind, own_id, status, amount, currency in rows

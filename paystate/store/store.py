@@ -11,6 +11,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from paystate.changes import Change, Cursor
+from paystate.errors import StoreUnavailable
 from paystate.keys import Entity
 from paystate.state import EntityState
 from paystate.store import changelog, inbox, rows, settle
@@ -160,7 +161,12 @@ class Store:
         async def work(connection: Any) -> None:
             await connection.execute(text("SELECT 1 FROM entities LIMIT 1"))
 
-        await self._database.read(work)
+        try:
+            await self._database.read(work)
+        except DBAPIError as e:
+            raise StoreUnavailable(
+                "database_not_migrated", "the tables are missing: run `paystate migrate`"
+            ) from e
 
 
 class RefusedDecision(Exception):

@@ -1,0 +1,119 @@
+"""``paystate lookup``: ask a running server for a payment's status."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import click
+
+from paystate.cli.client import Answer, Unreachable, request
+from paystate.cli.exits import Exit, Failure
+from paystate.cli.targets import Target, data_dir_option, find_target
+
+__all__ = ["command"]
+
+_SHOWN = ("status", "version", "source", "fresh", "as_of", "held", "kind", "tx_ref", "payment_id")
+_COLOURS = {"successful": "green", "failed": "red", "voided": "red"}
+
+
+@click.command("lookup")
+@click.argument("payment", metavar="ID")
+@click.option("--kind", type=click.Choice(["charge", "transfer"]), help="What ID is the id of.")
+@click.option("--ref", is_flag=True, help="ID is a merchant reference (tx_ref).")
+@click.option("--merchant", help="Whose payment it is.")
+@click.option("--url", help="Server. Default: 127.0.0.1:$PORT, else a running `paystate dev`.")
+@click.option("--token", help="Bearer token. Default: the first of API_TOKENS that has no name.")
+@data_dir_option
+@click.option("--json", "as_json", is_flag=True, help="Write the server's answer as it is.")
+def command(
+    payment: str,
+    kind: str | None,
+    ref: bool,
+    merchant: str | None,
+    url: str | None,
+    token: str | None,
+    data_dir: str,
+    as_json: bool,
+) -> None:
+    """Ask a running server for the status of the payment ID.
+
+    \b
+    Exit codes:
+      0  found
+      1  nobody knows that payment (404)
+      2  wrong arguments, or a question the server refuses
+      3  server unreachable
+      4  token refused, or not enough
+      5  server error
+    """
+    target = find_target(url, data_dir)
+    address = _address(target, payment, kind, ref, merchant)
+    bearer = target.token(token)
+    try:
+        answer = request("GET", address, headers={"Authorization": f"Bearer {bearer}".encode()})
+    except Unreachable as e:
+        raise Failure(
+            f"No server at {target.url} ({e}). Is it running? Start one with `paystate dev`, or "
+            "name another with --url.",
+            Exit.UNREACHABLE,
+        ) from e
+    found = answer.json()
+    if as_json and found:
+        click.echo(json.dumps(found))
+    if answer.status != 200 or "status" not in found:
+        raise _explained(answer, payment)
+    if not as_json:
+        _show(found)
+
+
+def _address(
+    target: Target, payment: str, kind: str | None, ref: bool, merchant: str | None
+) -> str:
+    asked = {"tx_ref": payment if ref else None, "kind": kind, "merchant": merchant}
+    query = urlencode({name: value for name, value in asked.items() if value is not None})
+    path = "/api/payments/status" if ref else f"/api/payments/{quote(payment, safe='')}/status"
+    return target.url + path + (f"?{query}" if query else "")
+
+
+def _explained(answer: Answer, payment: str) -> Failure:
+    said = f"\nIt said: {answer.detail}" if answer.detail else ""
+    if answer.status == 404 and answer.json():
+        return Failure(f"Nobody knows the payment {payment}.{said}", Exit.REFUSED)
+    if answer.status in (401, 403):
+        return Failure(
+            "The server refused the token. Set API_TOKENS as the server has it, or give --token.",
+            Exit.UNAUTHORISED,
+        )
+    if answer.status >= 500:
+        return Failure(
+            f"The server could not answer: HTTP {answer.status}.{said}", Exit.SERVER_ERROR
+        )
+    if answer.status in (200, 404):
+        return Failure("What answers there is not paystate: check --url.", Exit.SERVER_ERROR)
+    return Failure(f"The server refused the question: HTTP {answer.status}.{said}", Exit.USAGE)
+
+
+def _show(found: dict[str, Any]) -> None:
+    from rich.console import Console  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(show_header=False, box=None)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name in _SHOWN:
+        value = found.get(name)
+        style = _COLOURS.get(str(value), "yellow") if name == "status" else ""
+        table.add_row(name, Text(_words(value), style=style))
+    console = Console()
+    console.print(table)
+
+
+def _words(value: object) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)

@@ -1,0 +1,1 @@
+"""Everything that knows Flutterwave's wire formats: signatures, bodies, and its APIs."""

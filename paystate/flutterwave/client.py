@@ -1,0 +1,233 @@
+"""Asks Flutterwave's own APIs what is so: one payment by its id, or by the merchant's reference.
+
+Two questions are kept apart. Whether an answer came at all is `transport`'s; what it says is
+decided here, on the body and never on the envelope's ``status`` or the HTTP code alone. "Not
+found" is an answer (None): it means unknown *yet*, and is never taken for a failure. Every call
+passes the gate first, so there is no way around the budget.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from urllib.parse import quote
+
+import aiohttp
+from yarl import URL
+
+from paystate.errors import ProviderRejected, ProviderUnavailable
+from paystate.flutterwave import fields
+from paystate.flutterwave.envelopes import data_items, parsed, total_pages, v3_data, v4_data
+from paystate.flutterwave.gate import Gate, Purpose
+from paystate.flutterwave.oauth import TokenSource
+from paystate.flutterwave.payloads import (
+    parse_v3_transaction,
+    parse_v3_transfer,
+    parse_v4_charge,
+    parse_v4_transfer,
+)
+from paystate.flutterwave.transport import Answer, exchange
+from paystate.status import Status, of_reference
+from paystate.updates import Kind, PaymentUpdate
+
+__all__ = ["Credentials", "FlutterwaveClient", "Purpose"]
+
+# A reference has a handful of attempts; ten a page, this is fifty.
+MAX_PAGES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What one merchant has at Flutterwave; a part that is empty or None is not there.
+
+    v3 needs `secret_key`, v4 both `client_id` and `client_secret`. `base_url` and `v4_base_url`
+    are without a slash at the end.
+    """
+
+    secret_key: str | None = field(default=None, repr=False)
+    client_id: str | None = field(default=None, repr=False)
+    client_secret: str | None = field(default=None, repr=False)
+    base_url: str = "https://api.flutterwave.com/v3"
+    v4_base_url: str = "https://f4bexperience.flutterwave.com"
+    token_url: str = "https://idp.flutterwave.com/realms/flutterwave/protocol/openid-connect/token"  # noqa: S105
+
+    @property
+    def has_v3(self) -> bool:
+        """Say whether the v3 API can be asked."""
+        return bool(self.secret_key)
+
+    @property
+    def has_v4(self) -> bool:
+        """Say whether the v4 API can be asked."""
+        return bool(self.client_id and self.client_secret)
+
+
+class FlutterwaveClient:
+    """The verify APIs of one merchant.
+
+    `session` belongs to the caller and should keep no cookies. `timeout_s` bounds each request
+    from connecting to the last byte: too low turns slow answers into retries that cost budget, too
+    high lets one dead connection hold a job until the job's own timeout.
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        session: aiohttp.ClientSession,
+        gate: Gate,
+        *,
+        timeout_s: float = 8.0,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._credentials = credentials
+        self._session = session
+        self._gate = gate
+        self._timeout_s = timeout_s
+        self._now = now
+        self._tokens = TokenSource(
+            session,
+            token_url=credentials.token_url,
+            client_id=credentials.client_id or "",
+            client_secret=credentials.client_secret or "",
+            timeout_s=timeout_s,
+            clock=clock,
+            now=now,
+        )
+
+    def can_verify(self, kind: Kind, payment_id: str) -> bool:
+        """Say whether the API that `payment_id` belongs to can be asked for it.
+
+        Digits are an id of v3, anything else (``chg_...``) of v4; what can be no id at all (a
+        slash, ``..``) belongs to none. `kind` makes no difference so far: both APIs have both.
+        """
+        del kind
+        if fields.identifier(payment_id) is None:
+            return False
+        return self._credentials.has_v3 if payment_id.isdigit() else self._credentials.has_v4
+
+    async def payment(
+        self, kind: Kind, payment_id: str, *, purpose: Purpose
+    ) -> PaymentUpdate | None:
+        """Return what Flutterwave says of a payment, None if it knows none of that id (yet).
+
+        Raises ProviderUnavailable: any reason of `exchange` and of `Gate.enter`, `no_data` (an
+        answer that says nothing) or `wrong_payment` (it is about another one). Raises
+        ProviderRejected: `credentials`, `http_4xx`, or `unverifiable` where `can_verify` is false.
+        """
+        if not self.can_verify(kind, payment_id):
+            raise ProviderRejected("unverifiable", "there are no credentials for such an id")
+        quoted = quote(payment_id, safe="")
+        if payment_id.isdigit():
+            path = (
+                f"/transactions/{quoted}/verify" if kind is Kind.CHARGE else f"/transfers/{quoted}"
+            )
+            data = v3_data(await self._get_v3(path, purpose))
+            parse = parse_v3_transaction if kind is Kind.CHARGE else parse_v3_transfer
+        else:
+            path = f"/charges/{quoted}" if kind is Kind.CHARGE else f"/transfers/{quoted}"
+            data = v4_data(await self._get_v4(path, purpose))
+            parse = parse_v4_charge if kind is Kind.CHARGE else parse_v4_transfer
+        if data is None:
+            return None
+        update = parsed(parse, data)
+        if update.payment_id != payment_id:
+            raise ProviderUnavailable("wrong_payment", "an answer about another payment")
+        return update
+
+    async def by_reference(self, tx_ref: str, *, purpose: Purpose) -> PaymentUpdate | None:
+        """Return what Flutterwave says of the charges of a reference, None if it knows none.
+
+        v3 is asked first and v4 if that knows none, each where there are credentials. Of several
+        attempts the one that decides the reference's status is returned: a successful one, else
+        one that is under way. v3 itself shows one attempt only, and does not say which.
+
+        Raises as `payment` does.
+        """
+        if fields.reference(tx_ref) is None:
+            raise ProviderRejected("unverifiable", "that can be no reference")
+        if not (self._credentials.has_v3 or self._credentials.has_v4):
+            raise ProviderRejected("unverifiable", "there are no credentials")
+        update = None
+        if self._credentials.has_v3:
+            update = await self._v3_by_reference(tx_ref, purpose)
+        if update is None and self._credentials.has_v4:
+            update = await self._v4_by_reference(tx_ref, purpose)
+        return update
+
+    async def _v3_by_reference(self, tx_ref: str, purpose: Purpose) -> PaymentUpdate | None:
+        path = f"/transactions/verify_by_reference?tx_ref={quote(tx_ref, safe='')}"
+        data = v3_data(await self._get_v3(path, purpose))
+        if data is None:
+            return None
+        update = parsed(parse_v3_transaction, data)
+        if update.tx_ref != tx_ref:
+            raise ProviderUnavailable("wrong_payment", "an answer about another reference")
+        return update
+
+    async def _v4_by_reference(self, tx_ref: str, purpose: Purpose) -> PaymentUpdate | None:
+        query = f"/charges?reference={quote(tx_ref, safe='')}"
+        attempts: list[PaymentUpdate] = []
+        for page in range(1, MAX_PAGES + 1):
+            path = query if page == 1 else f"{query}&page={page}"
+            answer = await self._get_v4(path, purpose)
+            data = v4_data(answer)
+            if data is None:
+                break
+            found = [parsed(parse_v4_charge, item) for item in data_items(data)]
+            if any(update.tx_ref != tx_ref for update in found):
+                raise ProviderUnavailable("wrong_payment", "a list of other references")
+            attempts += found
+            if any(u.status is Status.SUCCESSFUL for u in found) or page >= total_pages(answer):
+                break
+        if not attempts:
+            return None
+        status = of_reference(update.status for update in attempts)
+        return next(update for update in attempts if update.status is status)
+
+    async def _get_v3(self, path: str, purpose: Purpose) -> Answer:
+        url = URL(self._credentials.base_url + path, encoded=True)
+        await self._gate.enter(purpose)
+        return await self._get(url, self._credentials.secret_key or "")
+
+    async def _get_v4(self, path: str, purpose: Purpose) -> Answer:
+        url = URL(self._credentials.v4_base_url + path, encoded=True)
+        await self._gate.enter(purpose)
+        token = await self._token()
+        try:
+            return await self._get(url, token)
+        except ProviderRejected as rejected:
+            if rejected.reason != "credentials":
+                raise
+        # Revoked before its time: once more with a new one, which counts as a call of its own.
+        self._tokens.discard(token)
+        await self._gate.enter(purpose)
+        return await self._get(url, await self._token())
+
+    async def _token(self) -> str:
+        try:
+            return await self._tokens.token()
+        except ProviderUnavailable as unavailable:
+            await self._heed(unavailable)
+            raise
+
+    async def _get(self, url: URL, bearer: str) -> Answer:
+        try:
+            answer = await exchange(
+                self._session,
+                "GET",
+                url,
+                headers={"Authorization": f"Bearer {bearer}"},
+                timeout_s=self._timeout_s,
+                now=self._now,
+            )
+        except ProviderUnavailable as unavailable:
+            await self._heed(unavailable)
+            raise
+        await self._gate.succeeded()
+        return answer
+
+    async def _heed(self, unavailable: ProviderUnavailable) -> None:
+        if unavailable.reason == "rate_limited":
+            await self._gate.cool_off(unavailable.retry_after_s)

@@ -1,0 +1,299 @@
+"""What is true at the sandbox: its payments, their attempts and how they came to their status.
+
+Pure state: no clock, no network. Time comes in as an argument and every choice comes from one
+seeded `random.Random`, so a seed and the same calls give the same ids, customers and references.
+A webhook may be lost, late or doubled; the truth is what the APIs answer from and what a drill
+compares paystate with.
+"""
+
+from __future__ import annotations
+
+import random
+import string
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from paystate.status import TERMINAL, Status, from_provider
+from paystate.updates import Kind
+
+__all__ = [
+    "Change",
+    "Customer",
+    "Form",
+    "Method",
+    "Payment",
+    "Refund",
+    "Truth",
+    "TruthRefused",
+]
+
+# A day of traffic at one payment per second; the oldest are forgotten beyond it.
+MAX_PAYMENTS = 100_000
+CUSTOMERS = 40
+MAX_TX_REF_LENGTH = 100
+
+_LETTERS = string.ascii_letters + string.digits
+_FIRST = ("Ada", "Bola", "Chidi", "Dayo", "Efe", "Femi", "Gbenga", "Halima", "Ife", "Jide")
+_LAST = ("Example", "Sample", "Synthetic", "Testing")
+_SETTLED = TERMINAL | {Status.PENDING, Status.PROCESSING}
+
+
+class Form(StrEnum):
+    """The API a payment was made with, which decides its ids and the shape of its webhooks."""
+
+    V3 = "v3"
+    V4 = "v4"
+    FLAT = "flat"  # made with v3, webhooks without an envelope (the older form)
+
+
+class Method(StrEnum):
+    """How a charge is paid."""
+
+    CARD = "card"
+    BANK_TRANSFER = "bank_transfer"
+    MOBILE_MONEY = "mobile_money"
+
+
+class TruthRefused(Exception):
+    """A change that the truth does not allow; `reason` is `conflict`, `invalid` or `settled`."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Customer:
+    """A made-up person: e-mail addresses at example.com, numbers nobody has."""
+
+    v3_id: int
+    v4_id: str
+    first_name: str
+    last_name: str
+    email: str
+    phone: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A status and when it became true (epoch seconds)."""
+
+    at: float
+    status: Status
+
+
+@dataclass(frozen=True, slots=True)
+class Refund:
+    """Money given back on a charge; `status` is the provider's own word."""
+
+    id: int | str
+    amount: Decimal
+    status: str
+    at: float
+
+
+@dataclass(slots=True)
+class Payment:
+    """One charge or transfer. `amount` is exact, in major units; `created_at` is epoch seconds."""
+
+    id: int | str
+    form: Form
+    kind: Kind
+    tx_ref: str
+    amount: Decimal
+    currency: str
+    method: Method
+    customer: Customer
+    created_at: float
+    history: list[Change] = field(default_factory=list)
+    refunds: list[Refund] = field(default_factory=list)
+
+    @property
+    def status(self) -> Status:
+        """Return the status that is true now."""
+        return self.history[-1].status
+
+    @property
+    def key(self) -> tuple[Kind, str]:
+        """Return what the truth knows it by: v3 ids of a charge and a transfer may be the same."""
+        return self.kind, str(self.id)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as the control API shows it; amounts are decimal strings."""
+        return {
+            "id": str(self.id),
+            "kind": self.kind.value,
+            "api": self.form.value,
+            "tx_ref": self.tx_ref,
+            "amount": format(self.amount, "f"),
+            "currency": self.currency,
+            "status": self.status.value,
+            "customer_id": self.customer.v4_id
+            if self.form is Form.V4
+            else str(self.customer.v3_id),
+            "created_at": self.created_at,
+            "history": [{"at": c.at, "status": c.status.value} for c in self.history],
+            "refunds": [
+                {"id": str(r.id), "amount": format(r.amount, "f"), "status": r.status}
+                for r in self.refunds
+            ],
+        }
+
+
+class Truth:
+    """All payments of one sandbox, newest last."""
+
+    def __init__(self, seed: int, *, max_payments: int = MAX_PAYMENTS) -> None:
+        self._rng = random.Random(f"{seed}:truth")
+        self._max_payments = max_payments
+        self._payments: dict[tuple[Kind, str], Payment] = {}
+        self._by_reference: dict[str, list[Payment]] = {}
+        # Far apart between seeds, so that a second run does not settle the first run's payments.
+        self._next_id = self._rng.randrange(10**8, 9 * 10**8)
+        self.customers = tuple(self._customer(n) for n in range(CUSTOMERS))
+
+    def __iter__(self) -> Iterator[Payment]:
+        return iter(self._payments.values())
+
+    def __len__(self) -> int:
+        return len(self._payments)
+
+    def create(
+        self,
+        *,
+        at: float,
+        amount: Decimal,
+        currency: str,
+        form: Form = Form.V3,
+        kind: Kind = Kind.CHARGE,
+        tx_ref: str | None = None,
+        payment_id: str | None = None,
+    ) -> Payment:
+        """Make a pending payment at time `at`; id and reference are made up where not given.
+
+        Raises TruthRefused: `invalid` for an amount, currency, reference or id that the real one
+        could not have, `conflict` if the id is taken.
+        """
+        _check(amount, currency, tx_ref)
+        payment = Payment(
+            id=self._id(form, kind, payment_id),
+            form=form,
+            kind=kind,
+            tx_ref=tx_ref if tx_ref is not None else f"order-{self._letters(12)}",
+            amount=amount,
+            currency=currency,
+            method=self._rng.choice(tuple(Method)),
+            customer=self._rng.choice(self.customers),
+            created_at=at,
+            history=[Change(at, Status.PENDING)],
+        )
+        if payment.key in self._payments:
+            raise TruthRefused("conflict", f"there is a {kind} with this id")
+        self._payments[payment.key] = payment
+        self._by_reference.setdefault(payment.tx_ref, []).append(payment)
+        while len(self._payments) > self._max_payments:
+            self._forget_oldest()
+        return payment
+
+    def settle(self, payment: Payment, word: str, *, at: float) -> Payment:
+        """Make the status that `word` means true at time `at`; the same status again is no change.
+
+        A successful payment stays so, and a failed one may still turn out successful; anything
+        else raises TruthRefused, as does a word without a meaning.
+        """
+        status = from_provider(word)
+        if status not in _SETTLED:
+            raise TruthRefused("invalid", "that word is no status of a payment")
+        if status is Status.VOIDED and payment.form is not Form.V4:
+            raise TruthRefused("invalid", "v3 has no word for a voided payment")
+        if status is payment.status:
+            return payment
+        if payment.status in TERMINAL and status is not Status.SUCCESSFUL:
+            raise TruthRefused("settled", f"the payment is {payment.status} already")
+        payment.history.append(Change(at, status))
+        return payment
+
+    def refund(
+        self, payment: Payment, *, at: float, amount: Decimal | None = None, word: str | None = None
+    ) -> Refund:
+        """Give back `amount` (all of it by default) of a successful charge.
+
+        `word` is the provider's status of the refund, by default a final one. Raises TruthRefused
+        where there is nothing to give back.
+        """
+        if payment.kind is not Kind.CHARGE or payment.status is not Status.SUCCESSFUL:
+            raise TruthRefused("settled", "only a successful charge can be refunded")
+        left = payment.amount - sum((r.amount for r in payment.refunds), Decimal(0))
+        amount = left if amount is None else amount
+        if not 0 < amount <= left:
+            raise TruthRefused("invalid", "more than is left of the charge")
+        is_v4 = payment.form is Form.V4
+        refund = Refund(
+            id=f"rfd_{self._letters(10)}" if is_v4 else self._rng.randrange(10**5, 10**6),
+            amount=amount,
+            status=word or ("succeeded" if is_v4 else "completed-bank-transfer"),
+            at=at,
+        )
+        payment.refunds.append(refund)
+        return refund
+
+    def find(self, payment_id: str, kind: Kind | None = None) -> Payment | None:
+        """Return the payment with this id: of `kind`, or else the charge, or else the transfer."""
+        for candidate in (kind,) if kind else (Kind.CHARGE, Kind.TRANSFER):
+            if found := self._payments.get((candidate, payment_id)):
+                return found
+        return None
+
+    def attempts(self, tx_ref: str, kind: Kind = Kind.CHARGE) -> list[Payment]:
+        """Return the payments of a reference, oldest first."""
+        return [p for p in self._by_reference.get(tx_ref, ()) if p.kind is kind]
+
+    def _forget_oldest(self) -> None:
+        key = next(iter(self._payments))
+        payment = self._payments.pop(key)
+        rest = [p for p in self._by_reference[payment.tx_ref] if p is not payment]
+        if rest:
+            self._by_reference[payment.tx_ref] = rest
+        else:
+            del self._by_reference[payment.tx_ref]
+
+    def _id(self, form: Form, kind: Kind, given: str | None) -> int | str:
+        if form is Form.V4:
+            prefix = "chg" if kind is Kind.CHARGE else "trf"
+            if given is not None and (given.isdigit() or not given.isprintable() or not given):
+                raise TruthRefused("invalid", "a v4 id looks like chg_... or trf_...")
+            return given if given is not None else f"{prefix}_{self._letters(14)}"
+        if given is None:
+            self._next_id += self._rng.randrange(1, 9)
+            while (kind, str(self._next_id)) in self._payments:
+                self._next_id += 1
+            return self._next_id
+        if not (given.isascii() and given.isdigit() and len(given) <= 18):
+            raise TruthRefused("invalid", "a v3 id is an integer")
+        return int(given)
+
+    def _letters(self, count: int) -> str:
+        return "".join(self._rng.choices(_LETTERS, k=count))
+
+    def _customer(self, number: int) -> Customer:
+        first, last = _FIRST[number % len(_FIRST)], _LAST[number // len(_FIRST) % len(_LAST)]
+        return Customer(
+            v3_id=self._rng.randrange(10**8, 9 * 10**8),
+            v4_id=f"cus_{self._letters(10)}",
+            first_name=first,
+            last_name=last,
+            email=f"{first}.{last}@example.com".lower(),
+            phone=f"+2340000000{number:03d}",
+        )
+
+
+def _check(amount: Decimal, currency: str, tx_ref: str | None) -> None:
+    if not amount.is_finite() or amount <= 0 or Decimal(repr(float(amount))) != amount:
+        raise TruthRefused("invalid", "an amount is positive and has at most 15 digits")
+    if not (len(currency) == 3 and currency.isascii() and currency.isupper()):
+        raise TruthRefused("invalid", "a currency has three capital letters")
+    if tx_ref is not None and not 0 < len(tx_ref) <= MAX_TX_REF_LENGTH:
+        raise TruthRefused("invalid", f"a tx_ref has 1 to {MAX_TX_REF_LENGTH} characters")

@@ -1,0 +1,1 @@
+"""The flows: record a webhook, settle what was recorded, answer what was asked."""

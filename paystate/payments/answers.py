@@ -1,0 +1,104 @@
+"""The answer to "has my payment gone through?", in the form that every interface gives it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from paystate.cache import Hit
+from paystate.changes import iso_utc
+from paystate.keys import Entity
+from paystate.state import Attempt, EntityState
+from paystate.status import Status, is_terminal
+
+__all__ = ["Source", "StatusAnswer", "from_cache", "from_database"]
+
+
+class Source(StrEnum):
+    """Who gave the answer."""
+
+    CACHE = "cache"
+    DATABASE = "database"
+    PROVIDER = "provider"
+
+
+@dataclass(frozen=True, slots=True)
+class StatusAnswer:
+    """A status and how far it can be trusted.
+
+    `as_of_ms` is the last moment at which it is known to have been so; a successful payment stays
+    so, and there it is when it became so. `fresh` is False where the provider should have been
+    asked and could not, or a person must look first (`held`). `retry_after_s` says when to ask
+    again, where waiting helps.
+    """
+
+    entity: Entity
+    status: Status
+    terminal: bool
+    version: int
+    payment_id: str | None
+    tx_ref: str | None
+    as_of_ms: int
+    source: Source
+    fresh: bool = True
+    held: bool = False
+    retry_after_s: float | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the public form."""
+        return {
+            "payment_id": self.payment_id,
+            "tx_ref": self.tx_ref,
+            "kind": self.entity.kind.value,
+            "status": self.status.value,
+            "terminal": self.terminal,
+            "version": self.version,
+            "as_of": iso_utc(self.as_of_ms),
+            "source": self.source.value,
+            "fresh": self.fresh,
+            "held": self.held,
+        }
+
+    def stale(self, retry_after_s: float | None) -> StatusAnswer:
+        """Return this answer as the last known state, not as a fresh one."""
+        return replace(self, fresh=False, retry_after_s=retry_after_s)
+
+
+def from_cache(entity: Entity, hit: Hit) -> StatusAnswer:
+    """Return the answer that a proven cache entry gives."""
+    if entity.is_reference:
+        attempt = Attempt.parse(hit.link)
+        payment_id = attempt.id if attempt else None
+        tx_ref: str | None = entity.id
+        terminal = hit.status is Status.SUCCESSFUL
+    else:
+        payment_id, tx_ref = entity.id, hit.link
+        terminal = is_terminal(hit.status)
+    return StatusAnswer(
+        entity=entity,
+        status=hit.status,
+        terminal=terminal,
+        version=hit.version,
+        payment_id=payment_id,
+        tx_ref=tx_ref,
+        as_of_ms=hit.as_of_ms,
+        source=Source.CACHE,
+    )
+
+
+def from_database(state: EntityState, read_ms: int, source: Source) -> StatusAnswer:
+    """Return the answer that a row gives which was read at `read_ms`."""
+    final = state.status is Status.SUCCESSFUL
+    return StatusAnswer(
+        entity=state.entity,
+        status=state.shown,
+        terminal=state.terminal,
+        version=state.version,
+        payment_id=state.payment_id,
+        tx_ref=state.tx_ref,
+        as_of_ms=state.changed_ms if final else read_ms,
+        source=source,
+        fresh=not state.held,
+        held=state.held,
+    )

@@ -1,0 +1,162 @@
+"""Ask the provider about a payment that somebody is waiting for: once, whoever asks.
+
+Within a process, callers wait for one question. Across processes a short-lived key in Redis names
+the one who asks, and keeps what came of it: ``asking``, ``answered``, ``not_found`` or ``failed``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from redis.asyncio import Redis
+
+from paystate.connections import REDIS_FAILURES
+from paystate.errors import ProviderRejected, ProviderUnavailable
+from paystate.flutterwave.gate import Purpose
+from paystate.keys import Entity, EntityKind, Keys
+from paystate.observability import Metrics, logger
+from paystate.payments.recording import Recorder, observation
+from paystate.payments.settling import Provider, Settler
+from paystate.state import EntityState
+from paystate.status import Status, merge
+from paystate.updates import Kind, PaymentUpdate
+
+__all__ = ["Asked", "Asker", "Outcome"]
+
+log = logger()
+
+# Longer than one call to the provider may take, so that nobody asks beside it.
+ASKING_S = 15
+FAILED_S = 5
+
+
+class Outcome(StrEnum):
+    """What asking came to."""
+
+    ASKING = "asking"  # another process is at it
+    ANSWERED = "answered"  # and the database knows what was said
+    NOT_FOUND = "not_found"
+    FAILED = "failed"
+    IMPOSSIBLE = "impossible"  # there are no credentials to ask with
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The outcome, whether it was this very call that asked, and when to come back."""
+
+    outcome: Outcome
+    just_now: bool = False
+    retry_after_s: float | None = None
+
+
+class Asker:
+    """Asks on behalf of lookups. `recheck_s`: an answer is good for this long, in seconds."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        keys: Keys,
+        providers: Mapping[str, Provider],
+        recorder: Recorder,
+        settler: Settler,
+        metrics: Metrics,
+        *,
+        recheck_s: int,
+        not_found_s: int,
+    ) -> None:
+        self._redis = redis
+        self._keys = keys
+        self._providers = providers
+        self._recorder = recorder
+        self._settler = settler
+        self._metrics = metrics
+        self._recheck_s = recheck_s
+        self._not_found_s = not_found_s
+        self._asking: dict[Entity, asyncio.Task[Asked]] = {}
+
+    async def ask(self, entity: Entity, state: EntityState | None) -> Asked:
+        """Have the provider asked about `entity`; what it says is in the database afterwards.
+
+        Raises StoreUnavailable if what it says could not be recorded.
+        """
+        provider = self._providers.get(entity.merchant)
+        if provider is None or not _can_ask(provider, entity):
+            return Asked(Outcome.IMPOSSIBLE)
+        task = self._asking.get(entity)
+        if task is None:
+            task = asyncio.get_running_loop().create_task(self._once(entity, state, provider))
+            self._asking[entity] = task
+            task.add_done_callback(lambda _: self._asking.pop(entity, None))
+        return await asyncio.shield(task)
+
+    async def _once(self, entity: Entity, state: EntityState | None, provider: Provider) -> Asked:
+        key = self._keys.asked(entity)
+        try:
+            mine = await self._redis.set(key, Outcome.ASKING, nx=True, ex=ASKING_S)
+            if not mine:
+                held = await self._redis.get(key)
+                outcome = Outcome((held or b"asking").decode())
+                waiting = outcome in (Outcome.ASKING, Outcome.FAILED)
+                return Asked(outcome, retry_after_s=1.0 if waiting else None)
+        except (*REDIS_FAILURES, ValueError):
+            # Nobody can be kept from asking beside us, so nobody asks: the budget is for all.
+            return Asked(Outcome.FAILED, retry_after_s=2.0)
+        asked = await self._ask_and_record(entity, state, provider)
+        await self._remember(key, asked)
+        return asked
+
+    async def _remember(self, key: str, asked: Asked) -> None:
+        keep_s = {
+            Outcome.ANSWERED: self._recheck_s,
+            Outcome.NOT_FOUND: self._not_found_s,
+        }.get(asked.outcome, FAILED_S)
+        try:
+            await self._redis.set(key, asked.outcome, ex=keep_s)
+        except REDIS_FAILURES:
+            log.info("asked_not_remembered", outcome=asked.outcome.value)
+
+    async def _ask_and_record(
+        self, entity: Entity, state: EntityState | None, provider: Provider
+    ) -> Asked:
+        try:
+            found = await self._call(entity, provider)
+        except (ProviderUnavailable, ProviderRejected) as e:
+            self._metrics.provider_calls.labels(Purpose.LOOKUP, e.reason).inc()
+            log.warning("provider_not_asked", reason=e.reason, kind=entity.kind.value)
+            return Asked(Outcome.FAILED, True, getattr(e, "retry_after_s", None) or FAILED_S)
+        self._metrics.provider_calls.labels(Purpose.LOOKUP, "found" if found else "not_found").inc()
+        if found is None:
+            return Asked(Outcome.NOT_FOUND, True)
+        if entity.is_reference or _differs(state, found):
+            version = state.version if state else 0
+            event = observation(entity.merchant, found, version)
+            recorded = await self._recorder.record(event, enqueue=False)
+            if recorded.inbox_id is not None:
+                await self._settler.settle([recorded.inbox_id])
+        return Asked(Outcome.ANSWERED, True)
+
+    async def _call(self, entity: Entity, provider: Provider) -> PaymentUpdate | None:
+        if not entity.is_reference:
+            return await provider.client.payment(
+                Kind(entity.kind.value), entity.id, purpose=Purpose.LOOKUP
+            )
+        found = await provider.client.by_reference(entity.id, purpose=Purpose.LOOKUP)
+        return found if found is not None and found.tx_ref == entity.id else None
+
+
+def _can_ask(provider: Provider, entity: Entity) -> bool:
+    if entity.kind is EntityKind.REFERENCE:
+        return provider.can_find_references
+    return provider.client.can_verify(Kind(entity.kind.value), entity.id)
+
+
+def _differs(state: EntityState | None, found: PaymentUpdate) -> bool:
+    """Say whether the provider's answer would change what we have."""
+    if state is None:
+        return True
+    return merge(state.status, found.status, proven=True) is not state.status or (
+        state.status is Status.UNKNOWN and found.status is not Status.UNKNOWN
+    )

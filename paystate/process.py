@@ -1,0 +1,71 @@
+"""The life of a process: settings or a clear refusal, logs, a fast loop, signals, a soft stop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+
+from paystate.errors import SettingsInvalid
+from paystate.observability import configure_logging
+from paystate.settings import Role, Settings, load
+
+__all__ = ["listen", "run_process"]
+
+EXIT_SETTINGS = 2
+
+
+def run_process(
+    name: str, role: Role, main: Callable[[Settings, asyncio.Event], Awaitable[None]]
+) -> int:
+    """Run `main` with an event that SIGTERM and SIGINT set; return an exit code.
+
+    Settings that cannot be used are printed, every one, and end the process with code 2.
+    """
+    try:
+        settings = load(role=role)
+    except SettingsInvalid as e:
+        print(f"{name}: {e}", file=sys.stderr)  # noqa: T201 - before there is a log
+        return EXIT_SETTINGS
+    configure_logging(settings.log_level, settings.log_format, name)
+
+    async def guarded() -> None:
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        await main(settings, stop)
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(guarded())
+    return 0
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop  # noqa: PLC0415 - not there on every platform
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def listen(app: web.Application, host: str, port: int, grace_s: float) -> web.AppRunner:
+    """Serve `app` and return its runner, whose `cleanup` stops it softly within `grace_s`.
+
+    Bodies are not decompressed: a signature is over the bytes that were sent, and a small body
+    must not become a large one.
+    """
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        auto_decompress=False,
+        shutdown_timeout=grace_s,
+        keepalive_timeout=75,
+    )
+    await runner.setup()
+    await web.TCPSite(runner, host, port, backlog=2048).start()
+    return runner

@@ -1,0 +1,91 @@
+"""The job queue: names, ids and the codec that web and worker share. Jobs carry inbox row ids only.
+
+The queue makes settling fast; it makes nothing certain. A job may be lost (arq's ``enqueue_job``
+cannot tell a duplicate from a connection lost at EXEC) or run twice, and the inbox knows better:
+the sweeper finds rows whose job never came, and a row that has ended is not applied again.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import orjson
+from arq.connections import ArqRedis
+
+from paystate.connections import REDIS_FAILURES, connect
+from paystate.errors import QueueUnavailable
+from paystate.keys import Keys
+
+__all__ = ["JOB_SETTLE", "JOB_TIMEOUT_S", "Queue", "decode_job", "encode_job", "open_queue"]
+
+JOB_SETTLE = "settle"
+
+# A killed worker's job is out of reach for arq's claim, the longest job timeout plus 10 s. The
+# sweeper does not wait for it; the inbox's own claim is what it waits for.
+JOB_TIMEOUT_S = 12
+
+# A job that nobody took in an hour has been swept long ago.
+JOB_EXPIRES_S = 3600
+
+
+def encode_job(job: dict[str, Any]) -> bytes:
+    """Return a job as JSON; never pickle, which would run what it finds."""
+    return orjson.dumps(job, default=str)
+
+
+def decode_job(data: bytes) -> dict[str, Any]:
+    """Return the job in `data`."""
+    job: dict[str, Any] = orjson.loads(data)
+    return job
+
+
+class Queue:
+    """The arq queue, for those who put jobs in."""
+
+    def __init__(self, redis: ArqRedis, keys: Keys) -> None:
+        self.redis = redis
+        self._keys = keys
+
+    async def settle(self, inbox_ids: Sequence[int]) -> None:
+        """Ask for rows to be settled, and wake an idle worker. Raises QueueUnavailable.
+
+        The job id is new each time: arq refuses an id that it has seen a moment ago.
+        """
+        try:
+            await self.redis.enqueue_job(
+                JOB_SETTLE,
+                list(inbox_ids),
+                _job_id=f"{JOB_SETTLE}:{inbox_ids[0]}:{secrets.token_hex(6)}",
+                _expires=JOB_EXPIRES_S,
+            )
+            await self.redis.publish(self._keys.wake, b"")
+        except REDIS_FAILURES as e:
+            raise QueueUnavailable("queue_unreachable") from e
+
+    async def depth(self) -> int:
+        """Return the number of jobs waiting or running. Raises QueueUnavailable."""
+        try:
+            return int(await self.redis.zcard(self._keys.queue))
+        except REDIS_FAILURES as e:
+            raise QueueUnavailable("queue_unreachable") from e
+
+
+@asynccontextmanager
+async def open_queue(url: str, keys: Keys, *, timeout_s: float) -> AsyncIterator[Queue]:
+    """Open the queue at `url`; connects when first used."""
+    redis = connect(
+        url,
+        client=ArqRedis,
+        connections=16,
+        timeout_s=timeout_s,
+        job_serializer=encode_job,
+        job_deserializer=decode_job,
+        default_queue_name=keys.queue,
+    )
+    try:
+        yield Queue(cast(ArqRedis, redis), keys)
+    finally:
+        await redis.aclose()

@@ -1,0 +1,124 @@
+"""Everything a process holds open, opened in the order of dependence and closed in reverse.
+
+Web, worker and tests use this one context, so that none can leak what another would have closed.
+Nothing here talks to the network: a process starts while its cache or database is away, says so at
+``/readyz``, and works when they are back.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+from redis.asyncio import Redis
+
+from paystate.cache import StatusCache
+from paystate.connections import connect
+from paystate.flutterwave.client import Credentials, FlutterwaveClient
+from paystate.flutterwave.gate import RedisGate
+from paystate.keys import Keys
+from paystate.observability import Metrics
+from paystate.payments.asking import Asker
+from paystate.payments.lookup import Lookups
+from paystate.payments.recording import Recorder
+from paystate.payments.settling import Provider, Settler
+from paystate.queue import Queue, open_queue
+from paystate.settings import Merchant, Settings
+from paystate.store import Store, open_store
+
+__all__ = ["Resources", "open_resources"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the flows of one process stand on."""
+
+    settings: Settings
+    metrics: Metrics
+    keys: Keys
+    redis: Redis
+    store: Store
+    cache: StatusCache
+    queue: Queue
+    recorder: Recorder
+    settler: Settler
+    lookups: Lookups
+
+
+def _provider(
+    merchant: Merchant, settings: Settings, session: aiohttp.ClientSession, redis: Redis, keys: Keys
+) -> Provider:
+    credentials = Credentials(
+        secret_key=merchant.secret_key,
+        client_id=merchant.client_id,
+        client_secret=merchant.client_secret,
+        base_url=settings.base_url,
+        v4_base_url=settings.v4_base_url,
+        token_url=settings.token_url,
+    )
+    gate = RedisGate(redis, keys, merchant.name, hourly_budget=settings.provider_calls_per_hour)
+    client = FlutterwaveClient(
+        credentials, session, gate, timeout_s=float(settings.provider_timeout_s)
+    )
+    return Provider(client, merchant.confirm, credentials.has_v3 or credentials.has_v4)
+
+
+def _holder() -> str:
+    """Return a name for this process in claims: where it runs, and which run it is."""
+    return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+@asynccontextmanager
+async def open_resources(
+    settings: Settings, metrics: Metrics | None = None
+) -> AsyncIterator[Resources]:
+    """Open everything; on leaving, let work under way finish and close in reverse order."""
+    metrics = metrics or Metrics()
+    keys = Keys()
+    timeout_s = settings.cache_timeout_ms / 1000
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(
+            open_store(
+                settings.database_url,
+                pool=settings.database_pool,
+                timeout_s=settings.database_timeout_s,
+            )
+        )
+        redis = connect(settings.cache_url, timeout_s=timeout_s)
+        stack.push_async_callback(redis.aclose)
+        queue = await stack.enter_async_context(
+            open_queue(settings.queue, keys, timeout_s=timeout_s)
+        )
+        session = await stack.enter_async_context(
+            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
+        )
+        cache = StatusCache(
+            redis, lease_ms=settings.lease_ms, ttl=settings.ttl, metrics=metrics, keys=keys
+        )
+        providers: Mapping[str, Provider] = {
+            name: _provider(merchant, settings, session, redis, keys)
+            for name, merchant in settings.merchants.items()
+        }
+        recorder = Recorder(store, cache, queue, metrics)
+        stack.push_async_callback(recorder.drain)
+        settler = Settler(store, cache, providers, metrics, holder=_holder())
+        asker = Asker(
+            redis,
+            keys,
+            providers,
+            recorder,
+            settler,
+            metrics,
+            recheck_s=settings.pending_recheck_s,
+            not_found_s=settings.not_found_s,
+        )
+        lookups = Lookups(store, cache, asker, metrics, recheck_s=settings.pending_recheck_s)
+        stack.push_async_callback(lookups.drain)
+        yield Resources(
+            settings, metrics, keys, redis, store, cache, queue, recorder, settler, lookups
+        )

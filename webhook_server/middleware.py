@@ -1,0 +1,87 @@
+"""What surrounds every request: errors become problem documents, and one line is logged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+
+import structlog
+from aiohttp import web
+from aiohttp.typedefs import Middleware
+
+from paystate.errors import PaystateError
+from paystate.observability import Metrics, logger
+from webhook_server.problems import from_error, problem
+
+__all__ = ["surround"]
+
+log = logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+# Asked every few seconds by machines; a line for each would drown the rest.
+_QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
+
+
+def _http_problem(error: web.HTTPException) -> web.Response:
+    reasons = {
+        404: ("no_such_path", "there is nothing at this path; /docs lists what there is"),
+        405: ("method_not_allowed", "this path takes other methods"),
+        413: ("body_too_large", "the body is larger than this endpoint takes"),
+    }
+    reason, detail = reasons.get(error.status, ("http_error", error.reason))
+    headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
+    return problem(error.status, reason, detail, headers)
+
+
+def surround(metrics: Metrics) -> Middleware:
+    """Return the middleware."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        started = time.perf_counter()
+        structlog.contextvars.clear_contextvars()
+        response: web.StreamResponse
+        fields: dict[str, object] = {}
+        try:
+            response = await handler(request)
+        except PaystateError as e:
+            fields["reason"] = e.reason
+            response = from_error(e)
+        except web.HTTPException as e:
+            response = _http_problem(e)
+        except TimeoutError:
+            fields["reason"] = "slow_body"
+            response = problem(408, "slow_body", "the body took too long to arrive")
+        except ConnectionError:
+            raise  # the caller has gone; there is nobody to answer
+        except Exception as e:
+            # The message may quote what was sent; its type and place do not.
+            log.error("request_broke", error=type(e).__name__, where=_where(e))
+            response = problem(500, "internal_error", "a fault of ours; it has been logged")
+        resource = request.match_info.route.resource
+        route = resource.canonical if resource is not None else "unmatched"
+        metrics.requests.labels(route, response.status).inc()
+        if route not in _QUIET:
+            log.info(
+                "request_finished",
+                method=request.method,
+                route=route,
+                status=response.status,
+                duration_ms=round((time.perf_counter() - started) * 1000, 2),
+                **fields,
+                **request.get("log", {}),
+            )
+        return response
+
+    return middleware
+
+
+def _where(error: BaseException) -> str:
+    traceback = error.__traceback__
+    place = "unknown"
+    while traceback is not None:
+        code = traceback.tb_frame.f_code
+        place = f"{code.co_filename.rpartition('/')[2]}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return place

@@ -1,0 +1,216 @@
+"""Lookups over HTTP: statuses by id, by reference and many at once, and details."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+from aiohttp import ETag, web
+
+from paystate.errors import PaymentNotFound
+from paystate.keys import MAX_ID_LENGTH, Entity, EntityKind
+from paystate.payments.answers import StatusAnswer
+from paystate.payments.lookup import Lookups
+from paystate.state import Attempt
+from paystate.store import Store
+from webhook_server.access import Access
+from webhook_server.problems import Refused
+
+__all__ = ["PaymentEndpoints"]
+
+MOST_AT_ONCE = 200
+_KINDS = {kind.value: kind for kind in (EntityKind.CHARGE, EntityKind.TRANSFER)}
+
+
+class PaymentEndpoints:
+    """The handlers of ``/api/payments``."""
+
+    def __init__(
+        self, lookups: Lookups, store: Store, access: Access, merchants: Sequence[str]
+    ) -> None:
+        self._lookups = lookups
+        self._store = store
+        self._access = access
+        self._merchants = merchants
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes; those with a fixed word come before those with an id in its place."""
+        return [
+            web.get("/api/payments/status", self.status_by_query),
+            web.post("/api/payments/status", self.many),
+            web.get("/api/payments/by-ref/{tx_ref}/status", self.status_by_reference),
+            web.get("/api/payments/by-ref/{tx_ref}", self.details_by_reference),
+            web.get("/api/payments/{id}/status", self.status_by_id),
+            web.get("/api/payments/{id}", self.details_by_id),
+        ]
+
+    async def status_by_id(self, request: web.Request) -> web.Response:
+        """``GET /api/payments/{id}/status``."""
+        merchant = self._access.merchant(request, self._merchants)
+        payment_id = _identifier(request.match_info["id"], "id")
+        answer = await self._lookups.payment(
+            merchant,
+            payment_id,
+            _kind(request.query.get("kind")),
+            min_version=_min_version(request),
+        )
+        return _respond(request, answer)
+
+    async def status_by_reference(self, request: web.Request) -> web.Response:
+        """``GET /api/payments/by-ref/{tx_ref}/status``."""
+        return await self._reference(request, request.match_info["tx_ref"])
+
+    async def status_by_query(self, request: web.Request) -> web.Response:
+        """``GET /api/payments/status?tx_ref=``, for references with slashes."""
+        if "tx_ref" not in request.query:
+            raise Refused(400, "tx_ref_missing", "name the reference: ?tx_ref=...")
+        return await self._reference(request, request.query["tx_ref"])
+
+    async def _reference(self, request: web.Request, tx_ref: str) -> web.Response:
+        merchant = self._access.merchant(request, self._merchants)
+        entity = Entity.reference(merchant, _identifier(tx_ref, "tx_ref"))
+        answer = await self._lookups.status(entity, min_version=_min_version(request))
+        return _respond(request, answer)
+
+    async def many(self, request: web.Request) -> web.Response:
+        """``POST /api/payments/status`` with ``{"ids": [...], "tx_refs": [...], "kind": ...}``."""
+        merchant = self._access.merchant(request, self._merchants)
+        ids, tx_refs, kind = await _wanted(request)
+        answers = await asyncio.gather(
+            *(self._lookups.payment(merchant, one, kind) for one in ids),
+            *(self._lookups.status(Entity.reference(merchant, one)) for one in tx_refs),
+            return_exceptions=True,
+        )
+        found = []
+        unknown: dict[str, list[str]] = {"ids": [], "tx_refs": []}
+        asked = [("ids", one) for one in ids] + [("tx_refs", one) for one in tx_refs]
+        for (name, one), answer in zip(asked, answers, strict=True):
+            if isinstance(answer, PaymentNotFound):
+                unknown[name].append(one)
+            elif isinstance(answer, BaseException):
+                raise answer
+            else:
+                found.append(answer.to_json())
+        return _json({"statuses": found, "unknown": unknown})
+
+    async def details_by_id(self, request: web.Request) -> web.Response:
+        """``GET /api/payments/{id}``."""
+        merchant = self._access.merchant(request, self._merchants)
+        payment_id = _identifier(request.match_info["id"], "id")
+        answer = await self._lookups.payment(merchant, payment_id, _kind(request.query.get("kind")))
+        return _json(await self._with_details(answer, answer.entity))
+
+    async def details_by_reference(self, request: web.Request) -> web.Response:
+        """``GET /api/payments/by-ref/{tx_ref}``: the reference, and the attempt that decides it."""
+        merchant = self._access.merchant(request, self._merchants)
+        reference = Entity.reference(merchant, _identifier(request.match_info["tx_ref"], "tx_ref"))
+        answer = await self._lookups.status(reference)
+        state = (await self._store.states([reference])).get(reference)
+        attempt = Attempt.parse(state.link) if state else None
+        payment = Entity(merchant, attempt.kind, attempt.id) if attempt else None
+        return _json(await self._with_details(answer, payment))
+
+    async def _with_details(self, answer: StatusAnswer, payment: Entity | None) -> dict[str, Any]:
+        known: dict[str, Any] = {}
+        overlays: list[dict[str, Any]] = []
+        if payment is not None:
+            known, overlays = await self._store.payment(payment)
+        return {
+            **answer.to_json(),
+            "amount": known.get("amount"),
+            "currency": known.get("currency"),
+            "charged_amount": known.get("charged_amount"),
+            "app_fee": known.get("app_fee"),
+            "payment_type": known.get("payment_type"),
+            "flw_ref": known.get("flw_ref"),
+            "processor_code": known.get("processor_code"),
+            "provider_status": known.get("provider_status"),
+            "created_at": known.get("created_at"),
+            "customer_id": known.get("customer_id"),
+            "card": known.get("card"),
+            "overlays": overlays,
+        }
+
+
+def _identifier(text: object, name: str) -> str:
+    """Return an id or reference from outside, checked. Raises Refused (400)."""
+    if not isinstance(text, str) or not 0 < len(text) <= MAX_ID_LENGTH or "\0" in text:
+        raise Refused(
+            400, f"invalid_{name}", f"{name} is a text of 1 to {MAX_ID_LENGTH} characters"
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Refused(400, f"invalid_{name}", f"{name} is not valid Unicode") from None
+    return text
+
+
+def _kind(text: object) -> EntityKind | None:
+    if text is None:
+        return None
+    kind = _KINDS.get(text) if isinstance(text, str) else None
+    if kind is None:
+        raise Refused(400, "invalid_kind", "kind is charge or transfer")
+    return kind
+
+
+def _min_version(request: web.Request) -> int:
+    text = request.query.get("min_version", "0")
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise Refused(400, "invalid_min_version", "min_version is a whole number")
+    return int(text)
+
+
+async def _wanted(request: web.Request) -> tuple[list[str], list[str], EntityKind | None]:
+    try:
+        body = orjson.loads(await request.read())
+    except orjson.JSONDecodeError:
+        raise Refused(400, "not_json", "the body is not JSON") from None
+    if not isinstance(body, dict):
+        raise Refused(400, "not_an_object", 'send {"ids": [...], "tx_refs": [...]}')
+    lists = []
+    for name in ("ids", "tx_refs"):
+        values = body.get(name, [])
+        if not isinstance(values, list):
+            raise Refused(400, f"invalid_{name}", f"{name} is a list")
+        texts = [str(v) if type(v) is int else v for v in values]
+        lists.append([_identifier(text, name[:-1]) for text in dict.fromkeys(texts)])
+    ids, tx_refs = lists
+    if not 0 < len(ids) + len(tx_refs) <= MOST_AT_ONCE:
+        raise Refused(400, "wrong_number", f"name 1 to {MOST_AT_ONCE} ids and references in all")
+    return ids, tx_refs, _kind(body.get("kind"))
+
+
+# Private, because it is one customer's; no-cache, because a stored copy must be checked each time.
+_CACHING = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
+
+
+def _json(body: Any) -> web.Response:
+    return web.Response(body=orjson.dumps(body), content_type="application/json", headers=_CACHING)
+
+
+def _respond(request: web.Request, answer: StatusAnswer) -> web.Response:
+    """Return the answer, or 304 if the caller has it, or 409 if it needs a later one."""
+    if answer.version < _min_version(request):
+        raise Refused(
+            409,
+            "version_not_reached",
+            f"the latest version is {answer.version}",
+            {"Retry-After": "1"},
+        )
+    # Weak: `as_of` and `source` differ from answer to answer, what is said does not.
+    tag = f"{answer.entity.kind[0]}{answer.version}{'f' if answer.fresh else 's'}"
+    headers = dict(_CACHING)
+    if answer.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(answer.retry_after_s)))
+    wanted = request.if_none_match
+    if wanted and any(etag.value in (tag, "*") for etag in wanted):
+        response = web.Response(status=304, headers=headers)
+    else:
+        response = web.Response(
+            body=orjson.dumps(answer.to_json()), content_type="application/json", headers=headers
+        )
+    response.etag = ETag(tag, is_weak=True)
+    return response

@@ -1,0 +1,79 @@
+"""Errors as RFC 9457 problem documents: what went wrong, in words a person can act on."""
+
+from __future__ import annotations
+
+import math
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from aiohttp import web
+
+from paystate.errors import (
+    BodyRejected,
+    PaymentNotFound,
+    PaystateError,
+    RequestRejected,
+    SignatureRejected,
+    TransientError,
+)
+
+__all__ = ["Refused", "from_error", "problem"]
+
+
+class Refused(RequestRejected):
+    """A request refused with a status code of its own, and headers that go with it."""
+
+    def __init__(
+        self, status: int, reason: str, message: str, headers: dict[str, str] | None = None
+    ) -> None:
+        super().__init__(reason, message)
+        self.status = status
+        self.headers = headers or {}
+
+
+def problem(
+    status: int, reason: str, detail: str, headers: dict[str, str] | None = None, **more: Any
+) -> web.Response:
+    """Return a problem document; `reason` is its stable, machine-readable name."""
+    body = {
+        "type": f"urn:paystate:problem:{reason}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "reason": reason,
+        **more,
+    }
+    return web.Response(
+        body=orjson.dumps(body),
+        status=status,
+        content_type="application/problem+json",
+        headers={"Cache-Control": "no-store", **(headers or {})},
+    )
+
+
+def _status(error: PaystateError) -> int:
+    match error:
+        case Refused():
+            return error.status
+        case SignatureRejected():
+            return 401
+        case PaymentNotFound():
+            return 404
+        case BodyRejected() | RequestRejected():
+            return 400
+        case TransientError():
+            return 503
+        case _:
+            return 500
+
+
+def from_error(error: PaystateError) -> web.Response:
+    """Return the problem document for one of our errors."""
+    headers = dict(error.headers) if isinstance(error, Refused) else {}
+    retry_after_s = getattr(error, "retry_after_s", None)
+    if isinstance(error, TransientError) and retry_after_s is None:
+        retry_after_s = 1.0
+    if retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
+    return problem(_status(error), error.reason, str(error), headers)

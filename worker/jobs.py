@@ -1,0 +1,22 @@
+"""The jobs, by the names that `paystate.queue` gives them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from paystate.observability import logger
+from paystate.payments.settling import Settler
+
+__all__ = ["settle"]
+
+log = logger()
+
+
+async def settle(ctx: dict[str, Any], inbox_ids: list[int]) -> None:
+    """Settle the inbox rows `inbox_ids`; whatever is not ended here, the sweeper finds."""
+    started = time.perf_counter()
+    settler: Settler = ctx["settler"]
+    ended = await settler.settle(inbox_ids)
+    log.info("job_finished", job=ctx["job_id"], attempt=ctx["job_try"], events=len(inbox_ids),
+             ended=ended, duration_ms=round((time.perf_counter() - started) * 1000, 2))  # fmt: skip
