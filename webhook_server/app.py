@@ -35,8 +35,8 @@ def make_app(resources: Resources) -> web.Application:
     app.add_routes(health_routes(resources))
     app.add_routes(
         [
-            web.post("/webhooks/flutterwave", webhooks),
-            web.post("/webhooks/flutterwave/{merchant}", webhooks),
+            web.post("/webhooks/flutterwave", webhooks.receive),
+            web.post("/webhooks/flutterwave/{merchant}", webhooks.receive),
         ]
     )
     app.add_routes(payments.routes())

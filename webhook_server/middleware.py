@@ -13,7 +13,10 @@ from paystate.errors import PaystateError
 from paystate.observability import Metrics, logger
 from webhook_server.problems import from_error, problem
 
-__all__ = ["surround"]
+__all__ = ["LOG_FIELDS", "surround"]
+
+# What a handler adds to the request's one log line.
+LOG_FIELDS: web.RequestKey[dict[str, object]] = web.RequestKey("log_fields", dict[str, object])
 
 log = logger()
 
@@ -43,6 +46,7 @@ def surround(metrics: Metrics) -> Middleware:
         structlog.contextvars.clear_contextvars()
         response: web.StreamResponse
         fields: dict[str, object] = {}
+        request[LOG_FIELDS] = fields
         try:
             response = await handler(request)
         except PaystateError as e:
@@ -70,7 +74,6 @@ def surround(metrics: Metrics) -> Middleware:
                 status=response.status,
                 duration_ms=round((time.perf_counter() - started) * 1000, 2),
                 **fields,
-                **request.get("log", {}),
             )
         return response
 

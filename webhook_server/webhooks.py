@@ -24,6 +24,7 @@ from paystate.observability import Metrics, logger
 from paystate.payments.recording import Recorder, new_event
 from paystate.store import Recorded
 from paystate.updates import Event, Ignored
+from webhook_server.middleware import LOG_FIELDS
 from webhook_server.problems import Refused
 
 __all__ = ["WebhookEndpoint"]
@@ -50,7 +51,7 @@ class WebhookEndpoint:
         self._metrics = metrics
         self._max_body_bytes = max_body_bytes
 
-    async def __call__(self, request: web.Request) -> web.Response:
+    async def receive(self, request: web.Request) -> web.Response:
         """Answer one webhook."""
         started = time.perf_counter()
         try:
@@ -66,7 +67,7 @@ class WebhookEndpoint:
             raise
         self._metrics.webhooks.labels(outcome, reason).inc()
         self._metrics.webhook_seconds.observe(time.perf_counter() - started)
-        request["log"] |= {"outcome": outcome, "why": reason}
+        request[LOG_FIELDS] |= {"outcome": outcome, "why": reason}
         return web.Response(
             body=orjson.dumps({"status": outcome, "reason": reason}),
             content_type="application/json",
@@ -74,15 +75,14 @@ class WebhookEndpoint:
 
     async def _receive(self, request: web.Request) -> tuple[str, str]:
         merchant = request.match_info.get("merchant", DEFAULT_MERCHANT)
-        request["log"] = {}
         verifier = self._verifiers.get(merchant)
         if verifier is None:
             raise Refused(404, "unknown_merchant", "no such merchant is configured")
-        request["log"]["merchant"] = merchant
+        request[LOG_FIELDS]["merchant"] = merchant
         raw = await self._read(request)
         api = verifier.verify(raw, request.headers)
         event = parse_event(api, read_body(raw, request.content_type), raw)
-        request["log"] |= {"api": api.value, "event_type": event.type}
+        request[LOG_FIELDS] |= {"api": api.value, "event_type": event.type}
         return await self._record(merchant, event, request)
 
     async def _read(self, request: web.Request) -> bytes:
@@ -98,10 +98,10 @@ class WebhookEndpoint:
             if not subject.stored:
                 return "ignored", subject.reason
         else:
-            request["log"] |= {"kind": subject.kind.value, "payment_id": subject.payment_id,
+            request[LOG_FIELDS] |= {"kind": subject.kind.value, "payment_id": subject.payment_id,
                                "payment_status": subject.status.value}  # fmt: skip
         recorded = await self._commit(merchant, event)
-        request["log"]["inbox_id"] = recorded.inbox_id
+        request[LOG_FIELDS]["inbox_id"] = recorded.inbox_id
         if isinstance(subject, Ignored):
             return "ignored", subject.reason
         return ("duplicate", "seen_before") if recorded.duplicate else ("recorded", "new")

@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -231,8 +231,8 @@ def _answers(url: str) -> bool:
 async def _greet(plan: Plan, data: DataDir) -> None:
     from paystate.cli.banner import banner, make_example  # noqa: PLC0415
 
-    example: Awaitable[str | None] = asyncio.to_thread(make_example, plan)
-    _print(banner(plan, data, await example))
+    example = await asyncio.to_thread(make_example, plan)
+    _print(banner(plan, data, example))
 
 
 def _write(name: str, line: str) -> None:

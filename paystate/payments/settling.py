@@ -52,7 +52,10 @@ class Provider:
 
 
 class Settler:
-    """Settles inbox rows; one for each process, `holder` naming it in their claims."""
+    """Settles inbox rows; one for each process, `holder` naming it in their claims.
+
+    `sleep`, `clock` (seconds, monotonic) and `draw` (a number in [0, 1)) are parameters for tests.
+    """
 
     def __init__(
         self,
@@ -63,6 +66,7 @@ class Settler:
         *,
         holder: str,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._store = store
@@ -71,6 +75,7 @@ class Settler:
         self._metrics = metrics
         self._holder = holder
         self._sleep = sleep
+        self._clock = clock
         self._draw = draw
         self._confirmations = asyncio.Semaphore(CONFIRMATIONS_AT_ONCE)
 
@@ -92,7 +97,7 @@ class Settler:
     async def _settle(self, rows: Sequence[Claimed]) -> int:
         if not rows:
             return 0
-        claimed_at = time.monotonic()
+        claimed_at = self._clock()
         states = await self._store.states([row.entity for row in rows])
         by_entity: dict[Entity, list[Claimed]] = {}
         for row in rows:
@@ -210,7 +215,7 @@ class Settler:
         youngest_ms = min(row.now_ms - row.received_ms for row in rows)
 
         def remaining_s() -> float:
-            return lease_s - youngest_ms / 1000 - (time.monotonic() - claimed_at)
+            return lease_s - youngest_ms / 1000 - (self._clock() - claimed_at)
 
         async def mark(states: Sequence[EntityState]) -> None:
             try:

@@ -204,7 +204,7 @@ async def _insert(
         statement.returning(inbox.c.event_key, inbox.c.id),
         rows,
     )
-    return dict(inserted.tuples().all())
+    return {row[0]: row[1] for row in inserted}
 
 
 _CLAIMED = (
@@ -310,7 +310,7 @@ async def gauges(connection: AsyncConnection) -> InboxGauges:
         .where(inbox.c.state.in_([Ending.HELD.value, Ending.DEAD.value]))
         .group_by(inbox.c.state)
     )
-    counts: dict[str, int] = dict(stuck.tuples().all())
+    counts: dict[str, int] = {row[0]: row[1] for row in stuck}
     return InboxGauges(
         open=row[0],
         oldest_ms=max(0, row[2] - row[1]) if row[1] is not None else 0,
