@@ -92,11 +92,10 @@ async def postgres_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 async def _database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if kind == "sqlite":
         url = f"sqlite:///{tmp_path / f'paystate{next(_numbers)}.db'}"
-    else:
-        server: Postgres = request.getfixturevalue("_postgres")
-        url = server.create_database(f"test{next(_numbers)}")
-    await upgrade_async(url)
-    return url
+        await upgrade_async(url)
+        return url
+    server: Postgres = request.getfixturevalue("_postgres")
+    return server.create_database(f"test{next(_numbers)}")
 
 
 @pytest.fixture

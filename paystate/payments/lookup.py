@@ -99,11 +99,9 @@ class Lookups:
     async def _uncached(
         self, entity: Entity, state: EntityState | None, token: str | None
     ) -> StatusAnswer:
-        if state is not None:
+        if state is not None and not self._worth_asking(state):
             self._offer(state, token)
-            answer = from_database(state, self._now_ms(), Source.DATABASE)
-            if not self._worth_asking(state):
-                return self._count(answer)
+            return self._count(from_database(state, self._now_ms(), Source.DATABASE))
         asked = await self._asker.ask(entity, state)
         if asked.outcome is Outcome.ANSWERED and asked.just_now:
             settled = await self._rows(entity)
@@ -112,11 +110,14 @@ class Lookups:
                 return self._count(from_database(settled, self._now_ms(), Source.PROVIDER))
         if state is None:
             raise _not_found(asked.outcome, asked.retry_after_s)
+        answer = from_database(state, self._now_ms(), Source.DATABASE)
         unsure = asked.outcome is Outcome.FAILED or (
             state.status is Status.UNKNOWN and asked.outcome is not Outcome.ANSWERED
         )
-        answer = from_database(state, self._now_ms(), Source.DATABASE)
-        return self._count(answer.stale(asked.retry_after_s) if unsure else answer)
+        if unsure:
+            return self._count(answer.stale(asked.retry_after_s))
+        self._offer(state, token)  # after the question: what is kept would be served as fresh
+        return self._count(answer)
 
     def _worth_asking(self, state: EntityState) -> bool:
         """Say whether the provider may know more than the row: nothing is on its way, and it is
