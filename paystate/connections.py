@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import socket
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
@@ -34,8 +34,8 @@ class RedisUrl:
         parts = urlsplit(url)
         scheme, _, self.topology = parts.scheme.partition("+")
         self.tls = scheme == "rediss"
-        self.username = parts.username
-        self.password = parts.password
+        self.username = unquote(parts.username) if parts.username else None
+        self.password = unquote(parts.password) if parts.password else None
         path = [piece for piece in parts.path.split("/") if piece]
         self.service = path[0] if self.topology == "sentinel" and path else None
         rest = path[1:] if self.topology == "sentinel" else path

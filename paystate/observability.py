@@ -16,7 +16,7 @@ import orjson
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-__all__ = ["Metrics", "configure_logging", "logger"]
+__all__ = ["Metrics", "configure_logging", "logger", "place_of"]
 
 # The last net below careful code: a field of such a name is masked whatever it holds.
 _FORBIDDEN = frozenset(
@@ -31,6 +31,33 @@ def _mask_forbidden(
     for key in event.keys() & _FORBIDDEN:
         event[key] = "***"
     return event
+
+
+def _without_messages(
+    _logger: Any, _method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Keep the type and the place of a library's exception, and drop its text.
+
+    A parser quotes what it could not read, a header with a secret in it too; a database quotes what
+    it was to store.
+    """
+    error = event.pop("exc_info", None)
+    if isinstance(error, tuple):
+        error = error[1]
+    if isinstance(error, BaseException):
+        event["error"] = type(error).__name__
+        event["where"] = place_of(error)
+    return event
+
+
+def place_of(error: BaseException) -> str:
+    """Return the file and line that raised `error`."""
+    traceback, place = error.__traceback__, "unknown"
+    while traceback is not None:
+        name = traceback.tb_frame.f_code.co_filename.rpartition("/")[2]
+        place = f"{name}:{traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return place
 
 
 def _to_json(value: Any, **_: Any) -> str:
@@ -73,10 +100,11 @@ def configure_logging(level: str, style: str, process: str) -> None:
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[
-            structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail,
-        ])
-    )  # fmt: skip
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, _without_messages],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *tail],
+        )
+    )
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

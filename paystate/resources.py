@@ -110,6 +110,7 @@ async def open_resources(
         asker = Asker(
             redis,
             keys,
+            store,
             providers,
             recorder,
             settler,

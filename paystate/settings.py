@@ -474,8 +474,11 @@ LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 def _contradictions(settings: Settings, role: Role) -> list[str]:
     problems = []
-    if "+cluster://" in settings.cache_url and not settings.queue_url:
-        problems.append("QUEUE_URL must be set: the queue does not run on the cluster of CACHE_URL")
+    if "+cluster://" in settings.cache_url:
+        problems.append(
+            "CACHE_URL names a cluster, which this version cannot use yet: name one primary, or a "
+            "redis+sentinel:// service"
+        )
     if (settings.client_id is None) != (settings.client_secret is None):
         problems.append("FLW_CLIENT_ID and FLW_CLIENT_SECRET go together: set both or neither")
     if settings.log_format not in {"auto", "json", "console"}:

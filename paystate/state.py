@@ -73,9 +73,9 @@ class EntityState:
         return self.status is Status.SUCCESSFUL or not (self.open_events or self.held)
 
     @property
-    def visible(self) -> tuple[Status, bool]:
+    def visible(self) -> tuple[Status, bool, str | None]:
         """What a version stands for: it rises when, and only when, this changes."""
-        return self.shown, self.held
+        return self.shown, self.held, self.link
 
     @property
     def tx_ref(self) -> str | None:

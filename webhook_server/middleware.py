@@ -10,7 +10,7 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 
 from paystate.errors import PaystateError
-from paystate.observability import Metrics, logger
+from paystate.observability import Metrics, logger, place_of
 from webhook_server.problems import from_error, problem
 
 __all__ = ["LOG_FIELDS", "surround"]
@@ -61,7 +61,7 @@ def surround(metrics: Metrics) -> Middleware:
             raise  # the caller has gone; there is nobody to answer
         except Exception as e:
             # The message may quote what was sent; its type and place do not.
-            log.error("request_broke", error=type(e).__name__, where=_where(e))
+            log.error("request_broke", error=type(e).__name__, where=place_of(e))
             response = problem(500, "internal_error", "a fault of ours; it has been logged")
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "unmatched"
@@ -78,13 +78,3 @@ def surround(metrics: Metrics) -> Middleware:
         return response
 
     return middleware
-
-
-def _where(error: BaseException) -> str:
-    traceback = error.__traceback__
-    place = "unknown"
-    while traceback is not None:
-        code = traceback.tb_frame.f_code
-        place = f"{code.co_filename.rpartition('/')[2]}:{traceback.tb_lineno}"
-        traceback = traceback.tb_next
-    return place

@@ -175,8 +175,8 @@ async def _wanted(request: web.Request) -> tuple[list[str], list[str], EntityKin
         values = body.get(name, [])
         if not isinstance(values, list):
             raise Refused(400, f"invalid_{name}", f"{name} is a list")
-        texts = [str(v) if type(v) is int else v for v in values]
-        lists.append([_identifier(text, name[:-1]) for text in dict.fromkeys(texts)])
+        texts = [_identifier(str(v) if type(v) is int else v, name[:-1]) for v in values]
+        lists.append(list(dict.fromkeys(texts)))
     ids, tx_refs = lists
     if not 0 < len(ids) + len(tx_refs) <= MOST_AT_ONCE:
         raise Refused(400, "wrong_number", f"name 1 to {MOST_AT_ONCE} ids and references in all")

@@ -117,7 +117,7 @@ class StatusCache:
         found: dict[Entity, Hit | Miss] = {}
         corrupt = []
         for entity, reply in zip(entities, replies, strict=True):
-            if isinstance(reply, ResponseError):
+            if isinstance(reply, ResponseError) and _is_foreign(reply):
                 corrupt.append(entity)
                 continue
             if isinstance(reply, Exception):
@@ -141,6 +141,8 @@ class StatusCache:
         found: dict[Entity, Hit | Miss] = {}
         for entity, reply in zip(entities, await run(self._redis, calls), strict=True):
             if isinstance(reply, ResponseError):
+                if not _is_foreign(reply):
+                    raise reply
                 found[entity] = await self._drop_corrupt(entity)
             elif reply[0] == 1:
                 found[entity] = _hit(*reply[1:]) or await self._drop_corrupt(entity)
@@ -241,12 +243,17 @@ class StatusCache:
 
     async def _repair(self, calls: Sequence[Call], error: ResponseError) -> None:
         """Delete keys that hold something else, and write again; other refusals are raised."""
-        if not str(error).startswith("WRONGTYPE") and "WRONGTYPE" not in str(error):
+        if not _is_foreign(error):
             raise error  # out of memory, read only, loading: the write has not happened
         await self._redis.delete(*(key for _, key, _ in calls))
         for reply in await run(self._redis, calls):
             if isinstance(reply, ResponseError):
                 raise reply
+
+
+def _is_foreign(error: ResponseError) -> bool:
+    """Say whether the key holds something that is no hash: not ours, to be deleted."""
+    return "WRONGTYPE" in str(error)
 
 
 def _latest(states: Sequence[EntityState]) -> list[EntityState]:

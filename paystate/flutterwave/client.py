@@ -21,6 +21,7 @@ from paystate.flutterwave import fields
 from paystate.flutterwave.envelopes import data_items, parsed, total_pages, v3_data, v4_data
 from paystate.flutterwave.gate import Gate, Purpose
 from paystate.flutterwave.oauth import TokenSource
+from paystate.flutterwave.objects import parse_refund
 from paystate.flutterwave.payloads import (
     parse_v3_transaction,
     parse_v3_transfer,
@@ -29,7 +30,7 @@ from paystate.flutterwave.payloads import (
 )
 from paystate.flutterwave.transport import Answer, exchange
 from paystate.status import Status, of_reference
-from paystate.updates import Kind, PaymentUpdate
+from paystate.updates import Kind, Overlay, PaymentUpdate
 
 __all__ = ["Credentials", "FlutterwaveClient", "Purpose"]
 
@@ -135,6 +136,25 @@ class FlutterwaveClient:
         if update.payment_id != payment_id:
             raise ProviderUnavailable("wrong_payment", "an answer about another payment")
         return update
+
+    async def refund(self, refund_id: str, *, purpose: Purpose) -> Overlay | None:
+        """Return what Flutterwave says of a refund, None if it knows none of that id (yet).
+
+        Raises as `payment` does.
+        """
+        if not self.can_verify(Kind.CHARGE, refund_id):
+            raise ProviderRejected("unverifiable", "there are no credentials for such an id")
+        path = f"/refunds/{quote(refund_id, safe='')}"
+        if refund_id.isdigit():
+            data = v3_data(await self._get_v3(path, purpose))
+        else:
+            data = v4_data(await self._get_v4(path, purpose))
+        if data is None:
+            return None
+        overlay = parsed(parse_refund, data)
+        if overlay.overlay_id != refund_id:
+            raise ProviderUnavailable("wrong_payment", "an answer about another refund")
+        return overlay
 
     async def by_reference(self, tx_ref: str, *, purpose: Purpose) -> PaymentUpdate | None:
         """Return what Flutterwave says of the charges of a reference, None if it knows none.

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from paystate.errors import ProviderUnavailable
 from paystate.flutterwave.transport import Answer
-from paystate.updates import PaymentUpdate
 
 __all__ = ["data_items", "parsed", "total_pages", "v3_data", "v4_data"]
+
+T = TypeVar("T")
 
 _V3_NOT_FOUND = re.compile(r"\b(?:no|not)\b.*\b(?:found|exist)", re.IGNORECASE)
 
@@ -53,7 +54,7 @@ def v4_data(answer: Answer) -> Any:
     raise ProviderUnavailable("no_data", "an answer without data")
 
 
-def parsed(parse: Callable[[Any], PaymentUpdate | None], data: Any) -> PaymentUpdate:
+def parsed(parse: Callable[[Any], T | None], data: Any) -> T:
     """Return what `parse` reads in `data`; raise ProviderUnavailable (`unreadable`) for nothing."""
     update = parse(data) if isinstance(data, dict) else None
     if update is None:

@@ -22,6 +22,7 @@ from paystate.payments.recording import Recorder, observation
 from paystate.payments.settling import Provider, Settler
 from paystate.state import EntityState
 from paystate.status import Status, merge
+from paystate.store import Store
 from paystate.updates import Kind, PaymentUpdate
 
 __all__ = ["Asked", "Asker", "Outcome"]
@@ -59,6 +60,7 @@ class Asker:
         self,
         redis: Redis,
         keys: Keys,
+        store: Store,
         providers: Mapping[str, Provider],
         recorder: Recorder,
         settler: Settler,
@@ -69,6 +71,7 @@ class Asker:
     ) -> None:
         self._redis = redis
         self._keys = keys
+        self._store = store
         self._providers = providers
         self._recorder = recorder
         self._settler = settler
@@ -130,9 +133,11 @@ class Asker:
         self._metrics.provider_calls.labels(Purpose.LOOKUP, "found" if found else "not_found").inc()
         if found is None:
             return Asked(Outcome.NOT_FOUND, True)
-        if entity.is_reference or _differs(state, found):
-            version = state.version if state else 0
-            event = observation(entity.merchant, found, version)
+        payment = Entity.payment(entity.merchant, found.kind, found.payment_id)
+        if entity.is_reference:
+            state = (await self._store.states([payment])).get(payment)
+        if _differs(state, found):
+            event = observation(entity.merchant, found, state.version if state else 0)
             recorded = await self._recorder.record(event, enqueue=False)
             if recorded.inbox_id is not None:
                 await self._settler.settle([recorded.inbox_id])
@@ -149,13 +154,13 @@ class Asker:
 
 def _can_ask(provider: Provider, entity: Entity) -> bool:
     if entity.kind is EntityKind.REFERENCE:
-        return provider.can_find_references
+        return provider.has_credentials
     return provider.client.can_verify(Kind(entity.kind.value), entity.id)
 
 
 def _differs(state: EntityState | None, found: PaymentUpdate) -> bool:
-    """Say whether the provider's answer would change what we have."""
-    if state is None:
+    """Say whether the provider's answer would change what we have of the payment."""
+    if state is None or (found.tx_ref is not None and found.tx_ref != state.link):
         return True
     return merge(state.status, found.status, proven=True) is not state.status or (
         state.status is Status.UNKNOWN and found.status is not Status.UNKNOWN

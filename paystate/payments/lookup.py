@@ -103,11 +103,12 @@ class Lookups:
             self._offer(state, token)
             return self._count(from_database(state, self._now_ms(), Source.DATABASE))
         asked = await self._asker.ask(entity, state)
-        if asked.outcome is Outcome.ANSWERED and asked.just_now:
+        if asked.outcome is Outcome.ANSWERED and (asked.just_now or state is None):
             settled = await self._rows(entity)
             if settled is not None:
                 self._offer(settled, None)
-                return self._count(from_database(settled, self._now_ms(), Source.PROVIDER))
+                source = Source.PROVIDER if asked.just_now else Source.DATABASE
+                return self._count(from_database(settled, self._now_ms(), source))
         if state is None:
             raise _not_found(asked.outcome, asked.retry_after_s)
         answer = from_database(state, self._now_ms(), Source.DATABASE)
@@ -122,11 +123,14 @@ class Lookups:
     def _worth_asking(self, state: EntityState) -> bool:
         """Say whether the provider may know more than the row: nothing is on its way, and it is
         unsettled, and old (or of unknown status, which only the provider can mend).
+
+        What is held waits for a person, but the payment need not: an event that was forged must
+        not keep it from settling.
         """
-        if state.open_events or state.held or state.status not in _UNSETTLED:
+        if state.open_events or state.status not in _UNSETTLED:
             return False
         old = self._now_ms() - state.changed_ms > self._recheck_ms
-        return old or state.status is Status.UNKNOWN
+        return old or (state.status is Status.UNKNOWN and not state.held)
 
     def _offer(self, state: EntityState, token: str | None) -> None:
         """Fill the cache behind the answer's back."""

@@ -19,13 +19,23 @@ from paystate.errors import CacheUnavailable, ProviderRejected, ProviderUnavaila
 from paystate.flutterwave.client import FlutterwaveClient
 from paystate.flutterwave.gate import Purpose
 from paystate.keys import Entity
-from paystate.observability import Metrics, logger
-from paystate.payments.deciding import NOT_ASKED, NotAsked, Retry, decide, needs_provider
+from paystate.observability import Metrics, logger, place_of
+from paystate.payments.deciding import (
+    NOT_ASKED,
+    UNVERIFIABLE,
+    Answer,
+    Retry,
+    decide,
+    decide_refund,
+    needs_provider,
+    subject_of,
+)
 from paystate.payments.recording import LEASES_TO_WAIT
 from paystate.settings import Confirm
 from paystate.state import EntityState
+from paystate.status import Status
 from paystate.store import Claimed, Decision, Ending, RefusedDecision, Settled, Store
-from paystate.updates import Kind, PaymentUpdate
+from paystate.updates import Kind, Overlay, OverlayType
 
 __all__ = ["Provider", "Settler"]
 
@@ -40,15 +50,26 @@ OUTAGE_RETRY_S = 12.0
 # unknown payments end by age instead.
 MAX_FAILURES = 12
 CONFIRMATIONS_AT_ONCE = 16
+# No question is begun later than this after the claim: an answer may take the provider's timeout,
+# and all of it must fit into a job. What was not asked is let go of, and taken again at once.
+LAST_QUESTION_S = 2.5
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One merchant's provider: its client, when it must be asked, and whether by reference too."""
+    """One merchant's provider: its client, when it must be asked, and whether it can be at all."""
 
     client: FlutterwaveClient
     confirm: Confirm
-    can_find_references: bool
+    has_credentials: bool
+
+
+class _Work:
+    """The rows of one claim, and when (by the settler's clock) they were claimed."""
+
+    def __init__(self, rows: Sequence[Claimed], claimed_at: float) -> None:
+        self.rows = {row.id: row for row in rows}
+        self.claimed_at = claimed_at
 
 
 class Settler:
@@ -95,61 +116,101 @@ class Settler:
         return len(rows), await self._settle(rows)
 
     async def _settle(self, rows: Sequence[Claimed]) -> int:
+        """Settle claimed rows, each payment as soon as its answer is there."""
         if not rows:
             return 0
-        claimed_at = self._clock()
+        work = _Work(rows, self._clock())
         states = await self._store.states([row.entity for row in rows])
         by_entity: dict[Entity, list[Claimed]] = {}
         for row in rows:
             by_entity.setdefault(row.entity, []).append(row)
-        verdicts = await asyncio.gather(
-            *(self._judge(mine, states.get(entity)) for entity, mine in by_entity.items())
-        )
-        decisions = [v for group in verdicts for v in group if isinstance(v, Decision)]
-        retries = [v for group in verdicts for v in group if isinstance(v, Retry)]
-        ended = await self._apply(decisions, rows, claimed_at) if decisions else 0
-        await self._put_off(retries)
+        judging = {
+            asyncio.ensure_future(self._judge(mine, states.get(entity), work))
+            for entity, mine in by_entity.items()
+        }
+        ended = 0
+        try:
+            while judging:
+                # While one batch is applied the next answers come in and make the next batch.
+                done, judging = await asyncio.wait(judging, return_when=asyncio.FIRST_COMPLETED)
+                verdicts = [verdict for task in done for verdict in task.result()]
+                await self._put_off([v for v in verdicts if isinstance(v, Retry)])
+                ended += await self._apply([v for v in verdicts if isinstance(v, Decision)], work)
+        finally:
+            for task in judging:
+                task.cancel()
         return ended
 
     # --- confirm ---
 
     async def _judge(
-        self, rows: Sequence[Claimed], state: EntityState | None
+        self, rows: Sequence[Claimed], state: EntityState | None, work: _Work
     ) -> list[Decision | Retry]:
         """Decide the rows of one payment, with at most one question to the provider."""
-        if state is None:  # acknowledging made the row; without it nothing can be said
-            return [Retry(row.id, 1000, "row_missing", counted=True) for row in rows]
-        provider = self._providers.get(state.entity.merchant)
-        asking = [r for r in rows if _must_ask(r, state, provider)]
-        answer: PaymentUpdate | NotAsked | None = NOT_ASKED
-        if asking and provider is not None:
-            try:
-                answer = await self._ask(provider, asking[0])
-            except (ProviderUnavailable, ProviderRejected) as e:
-                retries = [self._outage(row, e) for row in asking]
-                rest = [row for row in rows if row not in asking]
-                return [*retries, *(self._decide(row, state, NOT_ASKED) for row in rest)]
-        return [self._decide(r, state, answer if r in asking else NOT_ASKED) for r in rows]
-
-    def _decide(
-        self, row: Claimed, state: EntityState, answer: PaymentUpdate | NotAsked | None
-    ) -> Decision | Retry:
         try:
-            return decide(row, state, answer, draw=self._draw())
-        except (ValueError, KeyError, TypeError) as e:
-            log.error("event_undecidable", inbox_id=row.id, error=type(e).__name__)
-            return self._failure(row.id, row.entity, row.attempts, "undecidable")
+            return await self._decide(rows, state, work)
+        except Exception as e:
+            # Whatever is wrong with these rows must not stop the others of the batch.
+            log.error("event_undecidable", inbox_ids=[row.id for row in rows],
+                      error=type(e).__name__, where=place_of(e))  # fmt: skip
+            return [self._failure(row, "undecidable") for row in rows]
 
-    async def _ask(self, provider: Provider, row: Claimed) -> PaymentUpdate | None:
-        kind = Kind(row.content["kind"])
+    async def _decide(
+        self, rows: Sequence[Claimed], state: EntityState | None, work: _Work
+    ) -> list[Decision | Retry]:
+        if state is None:  # acknowledging made the row; without it nothing can be said
+            return [self._failure(row, "entity_missing") for row in rows]
+        provider = self._providers.get(state.entity.merchant)
+        verdicts: list[Decision | Retry] = []
+        asking = []
+        for row in rows:
+            if (
+                provider
+                and provider.has_credentials
+                and needs_provider(row, state, provider.confirm)
+            ):
+                asking.append(row)
+            else:
+                verdicts.append(decide(row, state, NOT_ASKED, draw=self._draw()))
+        if asking and provider is not None:
+            verdicts += await self._confirm(provider, asking, state, work)
+        return verdicts
+
+    async def _confirm(
+        self, provider: Provider, rows: Sequence[Claimed], state: EntityState, work: _Work
+    ) -> list[Decision | Retry]:
+        """Decide rows by what the provider says of their payment, and of each refund."""
         async with self._confirmations:
+            if self._clock() - work.claimed_at > LAST_QUESTION_S:
+                return [Retry(row.id, 0, "no_time_left") for row in rows]
             try:
-                answer = await provider.client.payment(kind, row.entity.id, purpose=Purpose.CONFIRM)
+                answer = await self._ask(provider, state)
+                return [await self._confirmed(provider, row, state, answer) for row in rows]
             except (ProviderUnavailable, ProviderRejected) as e:
                 self._metrics.provider_calls.labels(Purpose.CONFIRM, e.reason).inc()
-                raise
-        outcome = "found" if answer else "not_found"
-        self._metrics.provider_calls.labels(Purpose.CONFIRM, outcome).inc()
+                return [self._outage(row, e) for row in rows]
+
+    async def _confirmed(
+        self, provider: Provider, row: Claimed, state: EntityState, answer: Answer
+    ) -> Decision | Retry:
+        subject = subject_of(row)
+        if isinstance(subject, Overlay) and subject.type is OverlayType.REFUND:
+            if not provider.client.can_verify(subject.kind, subject.overlay_id):
+                return decide(row, state, UNVERIFIABLE, draw=self._draw())
+            refund = await provider.client.refund(subject.overlay_id, purpose=Purpose.CONFIRM)
+            self._metrics.provider_calls.labels(Purpose.CONFIRM, _found(refund)).inc()
+            return decide_refund(row, refund, answer, draw=self._draw())
+        return decide(row, state, answer, draw=self._draw())
+
+    async def _ask(self, provider: Provider, state: EntityState) -> Answer:
+        """Return what the provider says of a payment; of a successful one there is no need to."""
+        kind, payment_id = Kind(state.entity.kind.value), state.entity.id
+        if state.status is Status.SUCCESSFUL:
+            return NOT_ASKED
+        if not provider.client.can_verify(kind, payment_id):
+            return UNVERIFIABLE
+        answer = await provider.client.payment(kind, payment_id, purpose=Purpose.CONFIRM)
+        self._metrics.provider_calls.labels(Purpose.CONFIRM, _found(answer)).inc()
         return answer
 
     def _outage(self, row: Claimed, error: ProviderUnavailable | ProviderRejected) -> Retry:
@@ -159,77 +220,67 @@ class Settler:
             wait_s = max(wait_s, error.retry_after_s + self._draw())
         return Retry(row.id, int(wait_s * 1000), f"provider_{error.reason}")
 
-    def _failure(
-        self, inbox_id: int, entity: Entity, attempts: int, reason: str
-    ) -> Decision | Retry:
-        if attempts + 1 >= MAX_FAILURES:
-            return Decision(inbox_id, entity, Ending.DEAD, reason)
-        wait_s = delay_s(attempts + 1, first_s=1, most_s=60, draw=self._draw())
-        return Retry(inbox_id, int(wait_s * 1000), reason, counted=True)
+    def _failure(self, row: Claimed, reason: str) -> Decision | Retry:
+        if row.attempts + 1 >= MAX_FAILURES:
+            return Decision(row.id, row.entity, Ending.DEAD, reason)
+        wait_s = delay_s(row.attempts + 1, first_s=1, most_s=60, draw=self._draw())
+        return Retry(row.id, int(wait_s * 1000), reason, counted=True)
 
     async def _put_off(self, retries: Sequence[Retry]) -> None:
         groups: dict[tuple[int, str, bool], list[int]] = {}
         for retry in retries:
             # Waits within a quarter of a second are one: an outage puts off a thousand at once.
-            wait_ms = max(250, -(-retry.wait_ms // 250) * 250)
+            wait_ms = -(-retry.wait_ms // 250) * 250
             groups.setdefault((wait_ms, retry.reason, retry.counted), []).append(retry.inbox_id)
             self._metrics.event_retries.labels(retry.reason).inc()
         for (wait_ms, reason, counted), ids in groups.items():
-            await self._store.defer(ids, wait_ms=wait_ms, reason=reason, counted=counted)
+            await self._store.defer(
+                self._holder, ids, wait_ms=wait_ms, reason=reason, counted=counted
+            )
             log.info("events_put_off", events=len(ids), wait_ms=wait_ms, reason=reason)
 
     # --- write through ---
 
-    async def _apply(
-        self, decisions: Sequence[Decision], rows: Sequence[Claimed], claimed_at: float
-    ) -> int:
-        by_id = {row.id: row for row in rows}
-        results = await self._commit(decisions, [by_id[d.inbox_id] for d in decisions], claimed_at)
+    async def _apply(self, decisions: Sequence[Decision], work: _Work) -> int:
+        if not decisions:
+            return 0
         ended = 0
-        failed: list[Decision | Retry] = []
-        for result in results:
-            if isinstance(result, RefusedDecision):
-                row = by_id[result.decision.inbox_id]
-                log.error("decision_refused", inbox_id=row.id, error=str(result))
-                failed.append(
-                    self._failure(row.id, row.entity, row.attempts, "refused_by_database")
-                )
-            elif isinstance(result, Settled):
+        refused: list[Decision | Retry] = []
+        failure: Exception | None = None
+        for result in await self._commit(decisions, work):
+            if isinstance(result, Settled):
                 ended += len(result.endings)
                 await self._tell(result)
-        await self._put_off([f for f in failed if isinstance(f, Retry)])
-        dead = [f for f in failed if isinstance(f, Decision)]
-        if dead and any(d.ending is not Ending.DEAD for d in decisions):
-            ended += await self._apply(dead, rows, claimed_at)
+            elif isinstance(result, RefusedDecision):
+                row = work.rows[result.decision.inbox_id]
+                log.error("decision_refused", inbox_id=row.id, error=str(result))
+                if result.decision.reason != "refused_by_database":
+                    refused.append(self._failure(row, "refused_by_database"))
+            elif isinstance(result, Exception):
+                failure = result
+        await self._put_off([r for r in refused if isinstance(r, Retry)])
+        ended += await self._apply([r for r in refused if isinstance(r, Decision)], work)
+        if failure is not None:
+            raise failure
         return ended
 
     async def _commit(
-        self, decisions: Sequence[Decision], rows: Sequence[Claimed], claimed_at: float
+        self, decisions: Sequence[Decision], work: _Work
     ) -> list[Settled | Exception]:
         """Commit with the mark before it; where the cache cannot be told, wait out its leases.
 
-        The wait is counted from the youngest event's arrival: since then every reader of the
-        database has seen an open event, and stored nothing.
+        The wait is counted from the claim. The events were open by then, so every reader of the
+        database since has seen them so, and stored nothing; what was stored before has run out.
         """
-        lease_s = LEASES_TO_WAIT * self._cache.lease_ms / 1000
-        youngest_ms = min(row.now_ms - row.received_ms for row in rows)
-
-        def remaining_s() -> float:
-            return lease_s - youngest_ms / 1000 - (self._clock() - claimed_at)
-
-        async def mark(states: Sequence[EntityState]) -> None:
-            try:
-                await self._cache.mark(states)
-            except CacheUnavailable:
-                if remaining_s() > 0:
-                    raise
-
         try:
-            return await self._store.settle(decisions, mark)
+            return await self._store.settle(decisions, self._cache.mark)
         except CacheUnavailable:
-            log.warning("mark_failed", entities=len(decisions), waiting_s=round(remaining_s(), 3))
-            await self._sleep(max(0.0, remaining_s()))
-            return await self._store.settle(decisions, mark)
+            lease_s = LEASES_TO_WAIT * self._cache.lease_ms / 1000
+            wait_s = max(0.0, lease_s - (self._clock() - work.claimed_at))
+            log.warning("mark_failed", events=len(decisions), waiting_s=round(wait_s, 3))
+            if wait_s:
+                await self._sleep(wait_s)
+            return await self._store.settle(decisions, _unmarked)
 
     async def _tell(self, settled: Settled) -> None:
         for inbox_id, (ending, reason) in settled.endings.items():
@@ -249,7 +300,9 @@ class Settler:
             log.warning("put_failed", entities=len(settled.states))
 
 
-def _must_ask(row: Claimed, state: EntityState, provider: Provider | None) -> bool:
-    if provider is None or not needs_provider(row, state, provider.confirm):
-        return False
-    return provider.client.can_verify(Kind(row.content["kind"]), row.entity.id)
+def _found(answer: object) -> str:
+    return "not_found" if answer is None else "found"
+
+
+async def _unmarked(_states: Sequence[EntityState]) -> None:
+    """Take the place of the mark where leases were waited out instead."""

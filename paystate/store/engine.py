@@ -26,9 +26,9 @@ T = TypeVar("T")
 
 # PostgreSQL: deadlock_detected and serialization_failure end a transaction that may be run again.
 _RUN_AGAIN = frozenset({"40P01", "40001"})
-# Server shutting down, crash, cannot connect now, read only (a demoted primary), too many clients,
-# out of disk or memory: the statement is sound, the database is not.
-_UNAVAILABLE = ("57P", "08", "25006", "53", "58", "XX")
+# Server shutting down, crash, cannot connect now, read only (a demoted primary), statement or lock
+# timeout, too many clients, out of disk or memory: the statement is sound, the database is not.
+_UNAVAILABLE = ("57", "08", "25", "53", "55P03", "58", "XX")
 # Each retry is a whole transaction; a failover that takes longer is an outage, answered as one.
 _TRIES = 4
 
@@ -115,6 +115,7 @@ def open_database(url: str, *, pool: int, timeout_s: float) -> Database:
             max_overflow=0,
             pool_timeout=timeout_s,
             isolation_level="READ COMMITTED",
+            hide_parameters=True,  # errors are logged; what was stored must not be
             connect_args={
                 "timeout": timeout_s,
                 "command_timeout": timeout_s,
@@ -145,6 +146,7 @@ def _sqlite(target: URL, pool: int, timeout_s: float) -> AsyncEngine:
         pool_size=pool,
         max_overflow=0,
         pool_timeout=timeout_s,
+        hide_parameters=True,
         connect_args={"timeout": timeout_s, "isolation_level": None},
     )
     event.listen(engine.sync_engine, "connect", _prepare_sqlite)

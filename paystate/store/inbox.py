@@ -47,6 +47,8 @@ class Ending(StrEnum):
     DEAD = "dead"
 
 
+_GIVEN_UP = [Ending.DEAD.value, Ending.HELD.value, Ending.CONTRADICTED.value]
+
 OPEN = "open"
 IGNORED = "ignored"  # genuine, counted, and nothing to apply
 
@@ -83,7 +85,8 @@ class Recorded:
 class Claimed:
     """An open inbox row that this process may work on until its claim runs out.
 
-    `received_ms` and `now_ms` are by the database's clock.
+    `content` is JSON text, read where a fault in it harms this row alone. `received_ms` and
+    `now_ms` are by the database's clock.
     """
 
     id: int
@@ -91,7 +94,7 @@ class Claimed:
     type: str
     subject: str
     entity: Entity
-    content: dict[str, Any]
+    content: str
     attempts: int
     received_ms: int
     now_ms: int
@@ -133,11 +136,16 @@ async def acknowledge(
     locked = Locked()
     await ensure_and_lock(connection, dialect, (e.entity for e in events if e.entity), locked)
     links = _links(locked, events)
-    await ensure_and_lock(connection, dialect, links.values(), locked)
     ids = await _insert(connection, dialect, events, links, locked.time_ms)
+    repeated = {e.event_key: e for e in events if e.entity and e.event_key not in ids}
+    again = await _reopen(connection, dialect, repeated, locked) if repeated else {}
+    for key, (_, reference) in again.items():
+        if reference is not None:
+            links[key] = reference
+    await ensure_and_lock(connection, dialect, links.values(), locked)
     fresh: dict[str, int] = {}
     for event in events:
-        inbox_id = ids.get(event.event_key)
+        inbox_id = ids.get(event.event_key) or again.get(event.event_key, (None,))[0]
         if inbox_id is None or event.event_key in fresh or event.entity is None:
             continue
         fresh[event.event_key] = inbox_id
@@ -166,6 +174,40 @@ def _recorded(
         tuple(locked.now[entity] for entity in concerned),
         tuple(c for c in changes if c.entity in concerned) if inbox_id is not None else (),
     )
+
+
+async def _reopen(
+    connection: AsyncConnection, dialect: str, repeated: dict[str, NewEvent], locked: Locked
+) -> dict[str, tuple[int, Entity | None]]:
+    """Open events again that ended without an answer and have been delivered anew.
+
+    A dead, held or contradicted event of an unsettled payment was given up, not settled; that it
+    comes again (the merchant pressed "resend") is a reason to look again. Returns the row ids and
+    references by event key.
+    """
+    found = await connection.execute(
+        select(inbox.c.id, inbox.c.event_key, inbox.c.state, inbox.c.reference_key).where(
+            among(dialect, inbox.c.event_key, sorted(repeated)), inbox.c.state.in_(_GIVEN_UP)
+        )
+    )
+    again: dict[str, tuple[int, Entity | None]] = {}
+    for row_id, key, state, reference in found:
+        entity = repeated[key].entity
+        if entity is None or locked.now[entity].terminal:
+            continue
+        if state != Ending.CONTRADICTED:
+            locked.change(entity, held_events=locked.now[entity].held_events - 1)
+        again[key] = (row_id, Entity.from_row_key(reference) if reference else None)
+    if again:
+        await connection.execute(
+            update(inbox)
+            .where(among(dialect, inbox.c.id, [row_id for row_id, _ in again.values()]))
+            .values(
+                state=OPEN, reason=None, attempts=0, ended_ms=None, received_ms=locked.time_ms,
+                due_ms=locked.time_ms, claimed_until_ms=0,
+            )
+        )  # fmt: skip
+    return again
 
 
 async def _insert(
@@ -262,7 +304,7 @@ async def claim(
                 type=row[2],
                 subject=row[3],
                 entity=Entity.from_row_key(row[4]),
-                content=orjson.loads(row[5]),
+                content=row[5],
                 attempts=row[6],
                 received_ms=row[7],
                 now_ms=row[8],
@@ -278,14 +320,19 @@ async def defer(
     dialect: str,
     ids: Sequence[int],
     *,
+    holder: str,
     wait_ms: int,
     reason: str,
     counted: bool,
 ) -> None:
-    """Put open rows off for `wait_ms` and let go of them; `counted` uses up one attempt."""
+    """Put open rows off that `holder` still holds, and let go of them.
+
+    They are due in `wait_ms`; `counted` uses up one attempt.
+    """
+    mine = (inbox.c.state == OPEN) & (inbox.c.claimed_by == holder)
     await connection.execute(
         update(inbox)
-        .where(among(dialect, inbox.c.id, ids) & (inbox.c.state == OPEN))
+        .where(among(dialect, inbox.c.id, ids) & mine)
         .values(
             due_ms=now_ms() + wait_ms,
             claimed_until_ms=0,

@@ -35,7 +35,8 @@ class Decision:
     """What one inbox row has come to.
 
     With `ending` None the merge decides between applied and superseded. `proven` says that
-    `update` comes from the verify API or under a v4 signature.
+    `update` comes from the verify API or under a v4 signature. `link` is the reference of a
+    payment that is held and has none yet, so that its reference shows `processing` too.
     """
 
     inbox_id: int
@@ -45,6 +46,7 @@ class Decision:
     update: PaymentUpdate | None = None
     overlay: Overlay | None = None
     proven: bool = False
+    link: str | None = None
 
 
 @dataclass(slots=True)
@@ -90,8 +92,7 @@ async def settle(
             await upsert_overlay(connection, decision.entity, decision.overlay, locked.time_ms)
         settled.endings[row.id] = _fold(locked, decision, learnt)
         settled.waited_ms[row.id] = locked.time_ms - row.received_ms
-        if link := locked.now[decision.entity].link:
-            references.add(Entity.reference(decision.entity.merchant, link))
+        _add_own_reference(locked.now[decision.entity], references)
     if not settled.endings:
         return settled
     await _settle_references(connection, dialect, locked, references, rows, settled)
@@ -123,7 +124,12 @@ def _open_link(state: EntityState, row: _OpenRow, references: set[Entity]) -> No
     """Name every reference that this row can concern: where it was opened, where it belongs."""
     if row.reference is not None:
         references.add(row.reference)
-    if state.link is not None:
+    _add_own_reference(state, references)
+
+
+def _add_own_reference(state: EntityState, references: set[Entity]) -> None:
+    """A charge counts for its merchant reference; a transfer's is a name in another space."""
+    if state.link is not None and state.entity.kind is EntityKind.CHARGE:
         references.add(Entity.reference(state.entity.merchant, state.link))
 
 
@@ -135,7 +141,7 @@ def _fold(
     state = locked.now[entity]
     locked.change(entity, open_events=state.open_events - 1)
     if decision.ending in (Ending.HELD, Ending.DEAD):
-        locked.change(entity, held_events=state.held_events + 1)
+        locked.change(entity, held_events=state.held_events + 1, link=state.link or decision.link)
         return decision.ending, decision.reason or ""
     changed = False
     reason = decision.reason or ""
@@ -220,10 +226,10 @@ async def _attempts(
             )
             .where(entities.c.merchant == merchant)
             .where(among(dialect, entities.c.link, names))
-            .where(entities.c.kind != EntityKind.REFERENCE.value)
+            .where(entities.c.kind == EntityKind.CHARGE.value)
         )
         found.update({state.entity: state for state in map(state_of, rows)})
-    found.update({e: s for e, s in locked.now.items() if not e.is_reference})
+    found.update({e: s for e, s in locked.now.items() if e.kind is EntityKind.CHARGE})
     by_reference: dict[Entity, list[EntityState]] = {}
     for entity, state in found.items():
         if state.link is not None:

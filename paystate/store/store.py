@@ -11,7 +11,7 @@ from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from paystate.changes import Change, Cursor
-from paystate.errors import StoreUnavailable
+from paystate.errors import PaystateError, StoreUnavailable
 from paystate.keys import Entity
 from paystate.state import EntityState
 from paystate.store import changelog, inbox, rows, settle
@@ -56,8 +56,9 @@ class Store:
     ) -> list[Settled | Exception]:
         """Apply decisions in one commit, split where the database refuses one of them.
 
-        Returns one result for each transaction that it took; an exception stands for one decision
-        that cannot be applied even alone, and carries it as `decision`.
+        Returns one result for each transaction that it took. RefusedDecision stands for one
+        decision that cannot be applied even alone; another exception for a part that could not be
+        applied now. Raises StoreUnavailable, and what `before_commit` raises, if nothing was.
         """
         try:
             return [
@@ -69,8 +70,13 @@ class Store:
             if len(decisions) == 1:
                 return [RefusedDecision(decisions[0], e)]
         half = len(decisions) // 2
-        first = await self.settle(decisions[:half], before_commit)
-        return first + await self.settle(decisions[half:], before_commit)
+        results: list[Settled | Exception] = []
+        for part in (decisions[:half], decisions[half:]):
+            try:
+                results += await self.settle(part, before_commit)
+            except PaystateError as e:
+                results.append(e)  # what the other half has committed must still be told
+        return results
 
     async def claim(
         self,
@@ -89,11 +95,19 @@ class Store:
             )
         )  # fmt: skip
 
-    async def defer(self, ids: Sequence[int], *, wait_ms: int, reason: str, counted: bool) -> None:
+    async def defer(
+        self, holder: str, ids: Sequence[int], *, wait_ms: int, reason: str, counted: bool
+    ) -> None:
         """Put open rows off; see `paystate.store.inbox.defer`."""
         await self._database.write(
             lambda c: inbox.defer(
-                c, self.dialect, ids, wait_ms=wait_ms, reason=reason, counted=counted
+                c,
+                self.dialect,
+                ids,
+                holder=holder,
+                wait_ms=wait_ms,
+                reason=reason,
+                counted=counted,
             )
         )
 

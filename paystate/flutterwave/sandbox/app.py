@@ -29,9 +29,11 @@ def make_app(sandbox: Sandbox) -> web.Application:
             web.get("/v3/transactions/verify_by_reference", _v3_by_reference),
             web.get("/v3/transactions/{id}/verify", _v3_charge),
             web.get("/v3/transfers/{id}", _v3_transfer),
+            web.get("/v3/refunds/{id}", _v3_refund),
             web.get("/v4/charges", _v4_charges),
             web.get("/v4/charges/{id}", _v4_charge),
             web.get("/v4/transfers/{id}", _v4_transfer),
+            web.get("/v4/refunds/{id}", _v4_refund),
             web.post("/token", _token),
             *control.ROUTES,
         ]
@@ -103,6 +105,21 @@ async def _v3_transfer(request: web.Request) -> web.Response:
     if payment is None or payment.form is Form.V4:
         return web.json_response(bodies.v3_error("Transfer not found"), status=404)
     return web.json_response(bodies.v3_transfer_answer(payment))
+
+
+async def _v3_refund(request: web.Request) -> web.Response:
+    found = request.app[SANDBOX].truth.find_refund(request.match_info["id"])
+    if found is None or found[0].form is Form.V4:
+        return web.json_response(bodies.v3_error("Refund not found"), status=404)
+    return web.json_response(bodies.v3_refund_answer(*found))
+
+
+async def _v4_refund(request: web.Request) -> web.Response:
+    found = request.app[SANDBOX].truth.find_refund(request.match_info["id"])
+    if found is None or found[0].form is not Form.V4:
+        error = bodies.v4_error("REFUND_NOT_FOUND", "1130404", "Refund not found")
+        return web.json_response(error, status=404)
+    return web.json_response(bodies.v4_refund_answer(*found))
 
 
 async def _v4_charge(request: web.Request) -> web.Response:

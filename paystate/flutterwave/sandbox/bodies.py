@@ -21,10 +21,12 @@ __all__ = [
     "refund_webhook",
     "v3_charge_answer",
     "v3_error",
+    "v3_refund_answer",
     "v3_transfer_answer",
     "v4_charge_answer",
     "v4_error",
     "v4_list_answer",
+    "v4_refund_answer",
     "v4_transfer_answer",
     "webhook",
 ]
@@ -73,6 +75,16 @@ def v3_charge_answer(payment: Payment) -> Body:
 def v3_transfer_answer(payment: Payment) -> Body:
     """Return what ``/v3/transfers/{id}`` says."""
     return _envelope("Transfer fetched", bodies_v3.transfer(payment))
+
+
+def v3_refund_answer(payment: Payment, refund: Refund) -> Body:
+    """Return what ``/v3/refunds/{id}`` says."""
+    return _envelope("Transaction refund fetched", bodies_v3.refund_resource(payment, refund))
+
+
+def v4_refund_answer(payment: Payment, refund: Refund) -> Body:
+    """Return what ``/v4/refunds/{id}`` says."""
+    return _envelope("Refund fetched", bodies_v4.refund_event(payment, refund))
 
 
 def v4_charge_answer(payment: Payment) -> Body:

@@ -16,7 +16,15 @@ from paystate.flutterwave.sandbox.words import (
     provider_word,
 )
 
-__all__ = ["charge", "event_type", "flat_charge", "flat_refund", "flat_transfer", "transfer"]
+__all__ = [
+    "charge",
+    "event_type",
+    "flat_charge",
+    "flat_refund",
+    "flat_transfer",
+    "refund_resource",
+    "transfer",
+]
 
 _PAYMENT_TYPES = {
     Method.CARD: "card",
@@ -144,6 +152,22 @@ def flat_transfer(payment: Payment) -> Body:
         del body[absent]
     body["date_created"] = body.pop("created_at")
     return {"event.type": "Transfer", "transfer": body}
+
+
+def refund_resource(payment: Payment, refund: Refund) -> Body:
+    """Return a refund as the refunds API has it."""
+    return {
+        "id": refund.id,
+        "account_id": 73_362,
+        "tx_id": payment.id,
+        "flw_ref": f"URF_{refund.id}",
+        "wallet_id": 74_639,
+        "amount_refunded": number(refund.amount),
+        "status": refund.status,
+        "destination": "payment_source",
+        "meta": {"source": "availablebalance"},
+        "created_at": iso_ms(refund.at),
+    }
 
 
 def flat_refund(payment: Payment, refund: Refund) -> Body:

@@ -247,6 +247,14 @@ class Truth:
                 return found
         return None
 
+    def find_refund(self, refund_id: str) -> tuple[Payment, Refund] | None:
+        """Return the refund with this id and the charge it gives money back on."""
+        for payment in self:
+            for refund in payment.refunds:
+                if str(refund.id) == refund_id:
+                    return payment, refund
+        return None
+
     def attempts(self, tx_ref: str, kind: Kind = Kind.CHARGE) -> list[Payment]:
         """Return the payments of a reference, oldest first."""
         return [p for p in self._by_reference.get(tx_ref, ()) if p.kind is kind]
