@@ -278,6 +278,8 @@ async def test_many_at_once(open_process: Opener) -> None:
             ({}, "wrong_number"),
             ({"ids": 5}, "invalid_ids"),
             ({"ids": [""]}, "invalid_id"),
+            ({"ids": [[1]]}, "invalid_id"),
+            ({"tx_refs": [{}]}, "invalid_tx_ref"),
             ({"ids": ["a"] * 1 + [str(i) for i in range(300)]}, "wrong_number"),
             ([], "not_an_object"),
         ):
