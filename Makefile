@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types imports format lock clean
+.PHONY: help install run test check lint types imports wheel format lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,11 @@ types: install
 
 imports: install
 	$(BIN)/lint-imports
+
+wheel: install ## build the wheel and see that it holds the package alone
+	$(BIN)/python -m hatchling build -t wheel
+	@$(BIN)/python -m zipfile -l dist/paystate-*.whl | tail -n +2 | cut -d' ' -f1 \
+	  | grep -vE '^paystate(/|-)' && { echo "the wheel holds more than paystate"; exit 1; } || true
 
 format: install ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix .

@@ -48,12 +48,16 @@ def _setting(
     )
 
 
+class Unusable(ValueError):
+    """Says what is wrong with a value, without the value: it may be a secret."""
+
+
 def _secrets(text: str) -> tuple[str, ...]:
     parts = tuple(text.split(","))
     if any(not part for part in parts):
-        raise ValueError("holds an empty secret")
+        raise Unusable("holds an empty secret")
     if any(part != part.strip() for part in parts):
-        raise ValueError("has spaces around a secret: remove them, or quote the value rightly")
+        raise Unusable("has spaces around a secret: remove them, or quote the value rightly")
     return parts
 
 
@@ -63,9 +67,11 @@ def _secret(text: str) -> str:
 
 def _integer(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
+        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+            raise Unusable("must be a whole number")
         number = int(text)
         if not least <= number <= most:
-            raise ValueError(f"must be from {least} to {most}")
+            raise Unusable(f"must be from {least} to {most}")
         return number
 
     return parse
@@ -75,20 +81,46 @@ def _url(*schemes: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         scheme = urlsplit(text).scheme
         if scheme not in schemes:
-            raise ValueError(f"must start with {' or '.join(s + '://' for s in schemes)}")
+            raise Unusable(f"must start with {' or '.join(s + '://' for s in schemes)}")
+        return text
+
+    return parse
+
+
+def _redis_url(*schemes: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        parts = urlsplit(_url(*schemes)(text))
+        hosts = parts.netloc.rpartition("@")[2].split(",")
+        if not all(
+            re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/?#@\[\]]*)(:[0-9]{1,5})?", h) for h in hosts
+        ):
+            raise Unusable("needs host:port after the password, and %2F and %23 for / and # in it")
+        path = [piece for piece in parts.path.split("/") if piece]
+        database = path[1:] if parts.scheme.endswith("+sentinel") else path
+        if len(database) > 1 or not all(piece.isdigit() for piece in database):
+            raise Unusable("ends in the number of its database, as in /0")
         return text
 
     return parse
 
 
 def _base_url(text: str) -> str:
-    return _url("http", "https")(text).rstrip("/")
+    parts = urlsplit(_url("http", "https")(text))
+    if parts.username or parts.query or parts.fragment or not parts.hostname:
+        raise Unusable("is an address alone: no user, no ?query, no #fragment")
+    return text.rstrip("/")
+
+
+def _confirm(text: str) -> Confirm:
+    if text not in set(Confirm):
+        raise Unusable("must be always, v3 or never")
+    return Confirm(text)
 
 
 def _log_level(text: str) -> str:
     level = text.upper()
     if level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
-        raise ValueError("must be DEBUG, INFO, WARNING or ERROR")
+        raise Unusable("must be DEBUG, INFO, WARNING or ERROR")
     return level
 
 
@@ -130,7 +162,7 @@ class Settings:
         "CACHE_URL",
         "redis://127.0.0.1:6379/0",
         "Redis or Valkey that holds the statuses. It may lose anything at any time.",
-        parse=_url(*REDIS_SCHEMES),
+        parse=_redis_url(*REDIS_SCHEMES),
         secret=True,
     )
     queue_url: str = _setting(
@@ -138,7 +170,7 @@ class Settings:
         "",
         "Redis or Valkey that holds the arq queue; no cluster. Empty: CACHE_URL, where that is no "
         "cluster.",
-        parse=_url("redis", "rediss", "redis+sentinel", "rediss+sentinel"),
+        parse=_redis_url("redis", "rediss", "redis+sentinel", "rediss+sentinel"),
         secret=True,
     )
     secret_hashes: tuple[str, ...] = _setting(
@@ -179,7 +211,7 @@ class Settings:
         Confirm.ALWAYS,
         "Which webhooks the verify API must confirm where credentials are set: always, v3 (trust "
         "signed v4 bodies) or never (whoever saw one v3 webhook can forge the next).",
-        parse=Confirm,
+        parse=_confirm,
     )
     api_tokens: tuple[str, ...] = _setting(
         "API_TOKENS",
@@ -336,13 +368,26 @@ class Settings:
         return f"Settings({shown})"
 
 
+_PLAIN_PARAMETERS = frozenset({"host", "port", "sslmode", "db", "timeout"})
+
+
 def mask_url(url: str) -> str:
-    """Return `url` without its password."""
+    """Return `url` without what could be a secret: password, parameters but a few, fragment."""
     parts = urlsplit(url)
-    if parts.password is None:
+    if not ("@" in url or parts.query or parts.fragment):
         return url
+    if "@" in parts.path or "@" in parts.query or "@" in parts.fragment:
+        return f"{parts.scheme}://***"  # a password with a / or # in it: where it ends is unsure
     host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=f"{parts.username or ''}:***@{host}").geturl()
+    user = f"{parts.username or ''}:***@" if parts.password else parts.netloc[: -len(host) or None]
+    query = "&".join(
+        pair if pair.partition("=")[0] in _PLAIN_PARAMETERS else f"{pair.partition('=')[0]}=***"
+        for pair in parts.query.split("&")
+        if pair
+    )
+    fragment = "***" if parts.fragment else ""
+    netloc = (user if "@" in parts.netloc else "") + host
+    return parts._replace(netloc=netloc, query=query, fragment=fragment).geturl()
 
 
 def _shown(spec: Field[Any], value: Any) -> str:
@@ -380,8 +425,10 @@ def load(environ: Mapping[str, str] | None = None, *, role: Role = Role.TOOL) ->
             continue  # an empty variable is an unset one, but an empty secret is a mistake
         try:
             values[spec.name] = spec.metadata["parse"](env[name])
-        except ValueError as e:
-            problems.append(f"{name} {'is not valid' if _leaks(spec, e) else e}")
+        except Unusable as e:
+            problems.append(f"{name} {e}")
+        except ValueError:
+            problems.append(f"{name} is not valid")  # its text may quote the value
     settings = Settings(**values)
     merchants = _merchants(settings, env, problems)
     settings = Settings(**values, merchants=merchants)
@@ -389,11 +436,6 @@ def load(environ: Mapping[str, str] | None = None, *, role: Role = Role.TOOL) ->
     if problems:
         raise SettingsInvalid(problems)
     return settings
-
-
-def _leaks(spec: Field[Any], error: ValueError) -> bool:
-    """Say whether `error` might quote the value of a secret (int() and enums do)."""
-    return bool(spec.metadata["secret"]) and "'" in str(error)
 
 
 _MERCHANT_NAME = re.compile(r"[a-z0-9_-]{1,40}")
@@ -420,6 +462,9 @@ def _merchants(
         return found
     except (tomllib.TOMLDecodeError, UnicodeDecodeError):
         problems.append("MERCHANTS_FILE is not valid TOML")
+        return found
+    except ValueError:
+        problems.append("MERCHANTS_FILE is no path of a file")
         return found
     for name, table in tables.items():
         where = f"MERCHANTS_FILE [{name}]"

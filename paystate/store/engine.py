@@ -98,7 +98,10 @@ def _convert(error: BaseException) -> None:
         raise StoreUnavailable("database_unreachable") from error
     state = _sqlstate(error)
     lost = error.connection_invalidated or state.startswith(_UNAVAILABLE) or state in _RUN_AGAIN
-    if lost or (not state and isinstance(error, (OperationalError, InterfaceError))):
+    # SQLite has no codes: a missing table is the caller's, anything else is the file's.
+    missing = "no such table" in str(getattr(error, "orig", ""))
+    unnamed = not state and isinstance(error, (OperationalError, InterfaceError)) and not missing
+    if lost or unnamed:
         reason = "database_read_only" if state == "25006" else "database_unavailable"
         raise StoreUnavailable(reason) from error
 

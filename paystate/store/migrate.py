@@ -18,6 +18,11 @@ __all__ = ["upgrade"]
 # Any number will do, so long as every version of paystate uses the same one.
 _ADVISORY_LOCK = 0x7061_7973
 
+# Two processes that meet at a new SQLite file: its switch to the write-ahead log does not wait for
+# the other's, as everything after it does.
+LOCKED_TRIES = 50
+LOCKED_WAIT_S = 0.1
+
 
 def _config() -> Config:
     config = Config()
@@ -36,6 +41,17 @@ async def upgrade_async(database_url: str) -> None:
 
     Raises StoreUnavailable if the database cannot be reached.
     """
+    for left in reversed(range(LOCKED_TRIES)):
+        try:
+            return await _upgrade_once(database_url)
+        except StoreUnavailable as e:
+            if not (left and "database is locked" in str(e.__cause__)):
+                raise
+        await asyncio.sleep(LOCKED_WAIT_S)
+    return None
+
+
+async def _upgrade_once(database_url: str) -> None:
     database = open_database(database_url, pool=1, timeout_s=30)
     try:
         async with database.engine.connect() as connection:

@@ -22,7 +22,10 @@ from paystate.store.settle import BeforeCommit, Decision, Settled
 from paystate.store.tables import details
 from paystate.store.tables import inbox as inbox_table
 
-__all__ = ["Store", "open_store"]
+__all__ = ["RefusedDecision", "Store", "open_store"]
+
+# What one row can do to a statement: refused by the database, or not to be encoded for it.
+REFUSALS = (DBAPIError, ValueError, TypeError, OverflowError)
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -66,7 +69,7 @@ class Store:
                     lambda c: settle.settle(c, self.dialect, decisions, before_commit)
                 )
             ]
-        except DBAPIError as e:
+        except REFUSALS as e:
             if len(decisions) == 1:
                 return [RefusedDecision(decisions[0], e)]
         half = len(decisions) // 2
@@ -197,7 +200,7 @@ async def _bisect(
     """Run `attempt` over `items`, halving what the database refuses until one item is left."""
     try:
         return list(await attempt(items))
-    except DBAPIError as e:
+    except REFUSALS as e:
         if len(items) == 1:
             return [e]
     half = len(items) // 2
