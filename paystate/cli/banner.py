@@ -42,7 +42,7 @@ def banner(plan: Plan, data: DataDir, example: str | None) -> str:
     running = plan.running
     token = _shown(plan, data, "API_TOKENS")
     rows = [
-        ("board and API", running.web),
+        ("API", running.web),
         ("webhook", running.webhook),
         ("sandbox", f"{running.sandbox}/sandbox/payments" if running.sandbox else "none"),
         ("secret hash", _shown(plan, data, "FLW_SECRET_HASH")),

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.changes import Change
-from paystate.keys import Entity
+from paystate.keys import Entity, EntityKind
 from paystate.state import EntityState
 from paystate.store.rows import Locked, ensure_and_lock, save
 from paystate.store.tables import among, inbox, insert_new, now_ms
@@ -113,11 +113,12 @@ class InboxGauges:
 def _links(locked: Locked, events: Sequence[NewEvent]) -> dict[str, Entity]:
     """Return the merchant reference that each event opens on, by event key.
 
-    A payment that has a reference keeps it, whatever an unconfirmed body says.
+    A payment that has a reference keeps it, whatever an unconfirmed body says. A transfer opens on
+    none: what it calls a reference is a name in another space than the customers'.
     """
     links = {}
     for event in events:
-        if event.entity is None:
+        if event.entity is None or event.entity.kind is not EntityKind.CHARGE:
             continue
         tx_ref = locked.now[event.entity].link or event.tx_ref
         if tx_ref is not None:

@@ -67,6 +67,8 @@ async def test_a_payout_does_not_make_a_customers_reference_successful(
         await world.settle()
         assert (await world.reference("O-9"))["status"] == "pending"
         assert (await world.status(payout, "?kind=transfer"))["tx_ref"] == "O-9"
+        await world.v3(bodies.v3_transfer(id=new_id(), reference="P-1"))
+        assert (await world.get("/api/payments/by-ref/P-1/status")).status == 404
 
 
 async def test_a_refund_is_what_the_provider_says_it_is(open_process: Opener) -> None:
