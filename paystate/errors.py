@@ -12,6 +12,7 @@
         ├── ProviderRejected      Flutterwave refuses our credentials or our request
         ├── PaymentNotFound       nobody knows that id or reference
         ├── RequestRejected       a question we cannot make sense of
+        ├── CursorPruned          a cursor from before the oldest change that is still kept
         └── SettingsInvalid       the process must not start; lists every problem at once
 
 No message carries a secret or a payload.
@@ -22,6 +23,7 @@ from __future__ import annotations
 __all__ = [
     "BodyRejected",
     "CacheUnavailable",
+    "CursorPruned",
     "PaymentNotFound",
     "PaystateError",
     "PermanentError",
@@ -98,6 +100,10 @@ class PaymentNotFound(PermanentError):
 
 class RequestRejected(PermanentError):
     """A request of a caller that cannot be answered as asked."""
+
+
+class CursorPruned(PermanentError):
+    """Changes after this cursor have been removed: read the present, and go on from now."""
 
 
 class SettingsInvalid(PermanentError):

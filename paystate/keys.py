@@ -123,6 +123,11 @@ class Keys:
         return f"{self.prefix}:wake"
 
     @property
+    def beating(self) -> str:
+        """Return the key that says that a process has just published the heartbeat."""
+        return f"{self.prefix}:heartbeat"
+
+    @property
     def queue(self) -> str:
         """Return the name of the arq queue."""
         return f"{self.prefix}:queue"

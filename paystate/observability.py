@@ -33,6 +33,10 @@ def _mask_forbidden(
     return event
 
 
+# Their messages have the text of exceptions in them.
+_QUOTING = ("arq", "asyncio", "aiohttp", "sqlalchemy")
+
+
 def _without_messages(
     _logger: Any, _method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
@@ -41,6 +45,9 @@ def _without_messages(
     A parser quotes what it could not read, a header with a secret in it too; a database quotes what
     it was to store.
     """
+    name = getattr(event.get("_record"), "name", "")
+    if name.startswith(_QUOTING):
+        event["event"] = f"{name} {event.get('level', 'logged')}"
     error = event.pop("exc_info", None)
     if isinstance(error, tuple):
         error = error[1]
@@ -185,6 +192,15 @@ class Metrics:
         )
         self.swept = Counter(
             "paystate_swept_events_total", "Events the sweeper had to take.", registry=r
+        )
+        self.subscribers = Gauge(
+            "paystate_subscribers", "Streams and waiting lookups open now.", registry=r
+        )
+        self.feed_gaps = Counter(
+            "paystate_feed_gaps_total",
+            "Times the feed had to read the change log, by reason.",
+            ["reason"],
+            registry=r,
         )
         self.inbox_open = Gauge("paystate_inbox_open", "Open inbox rows.", registry=r)
         self.inbox_oldest = Gauge(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -16,6 +18,8 @@ from paystate.settings import Role, Settings, load
 __all__ = ["listen", "run_process"]
 
 EXIT_SETTINGS = 2
+EXIT_HARD = 70
+HARD_STOP_S = 5.0
 
 
 def run_process(
@@ -41,6 +45,12 @@ def run_process(
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(guarded())
+        # The soft stop is over. Whatever still hangs has had its time, and holds nothing that the
+        # inbox does not hold too.
+        hard_stop = threading.Timer(HARD_STOP_S, os._exit, [EXIT_HARD])
+        hard_stop.daemon = True
+        hard_stop.start()
+    hard_stop.cancel()
     return 0
 
 

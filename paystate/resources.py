@@ -17,8 +17,9 @@ from dataclasses import dataclass
 import aiohttp
 from redis.asyncio import Redis
 
-from paystate.cache import StatusCache
+from paystate.cache.statuses import StatusCache
 from paystate.connections import connect
+from paystate.feed import Feed
 from paystate.flutterwave.client import Credentials, FlutterwaveClient
 from paystate.flutterwave.gate import RedisGate
 from paystate.keys import Keys
@@ -48,6 +49,7 @@ class Resources:
     recorder: Recorder
     settler: Settler
     lookups: Lookups
+    feed: Feed
 
 
 def _provider(
@@ -121,5 +123,15 @@ async def open_resources(
         lookups = Lookups(store, cache, asker, metrics, recheck_s=settings.pending_recheck_s)
         stack.push_async_callback(lookups.drain)
         yield Resources(
-            settings, metrics, keys, redis, store, cache, queue, recorder, settler, lookups
+            settings,
+            metrics,
+            keys,
+            redis,
+            store,
+            cache,
+            queue,
+            recorder,
+            settler,
+            lookups,
+            Feed(redis, store, keys, tuple(settings.merchants), metrics),
         )

@@ -241,8 +241,9 @@ class Settings:
         "How long a status that is not final may be served from the cache after it was proven. "
         "Default 1000 with one primary, 0 (strict: only `successful` is served from the cache) "
         "with Cluster or Sentinel. It bounds how old a pending can be after a split brain, and "
-        "must be far shorter than a restart of the cache takes.",
-        parse=_integer(0, 60_000),
+        "must be far shorter than a restart of the cache takes. Webhooks and the worker wait one "
+        "and a half leases where the cache is away, so it is 5000 at most.",
+        parse=_integer(0, 5000),
     )
     log_level: str = _setting(
         "LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.", parse=_log_level

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from paystate.connections import REDIS_FAILURES
+from paystate.feed import HEARTBEAT_S, beat
 from paystate.observability import logger
 from paystate.process import listen, run_process
-from paystate.resources import open_resources
+from paystate.resources import Resources, open_resources
 from paystate.settings import Role, Settings
 from webhook_server.app import make_app
 
@@ -19,6 +21,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         runner = await listen(
             make_app(resources), settings.host, settings.port, settings.stop_grace_s
         )
+        news = [
+            asyncio.create_task(resources.feed.run()),
+            asyncio.create_task(_beat(resources)),
+        ]
         try:
             log.info("web_listening", addresses=[f"{a[0]}:{a[1]}" for a in runner.addresses],
                      lease_ms=settings.lease_ms)  # fmt: skip
@@ -26,6 +32,19 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             log.info("web_stopping", grace_s=settings.stop_grace_s)
         finally:
             await runner.cleanup()
+            for task in news:
+                task.cancel()
+            await asyncio.wait(news, timeout=2)
+
+
+async def _beat(resources: Resources) -> None:
+    """Keep the heartbeat going; without Redis there is nobody to hear it."""
+    while True:
+        try:
+            await beat(resources.redis, resources.keys, resources.settings.merchants)
+        except REDIS_FAILURES:
+            logger().info("heartbeat_missed")
+        await asyncio.sleep(HEARTBEAT_S)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from paystate.resources import Resources
 from webhook_server.access import Access
 from webhook_server.middleware import surround
 from webhook_server.payments import PaymentEndpoints
+from webhook_server.streams import StreamEndpoints
 from webhook_server.webhooks import WebhookEndpoint
 
 __all__ = ["make_app"]
@@ -26,12 +27,15 @@ def make_app(resources: Resources) -> web.Application:
         resources.metrics,
         max_body_bytes=settings.max_body_bytes,
     )
+    access, merchants = Access(settings.api_tokens), tuple(settings.merchants)
     payments = PaymentEndpoints(
         resources.lookups,
         resources.store,
-        Access(settings.api_tokens),
-        tuple(settings.merchants),
+        resources.feed,
+        access,
+        merchants,
     )
+    streams = StreamEndpoints(resources.feed, resources.lookups, resources.store, access, merchants)
     app.add_routes(health_routes(resources))
     app.add_routes(
         [
@@ -39,5 +43,11 @@ def make_app(resources: Resources) -> web.Application:
             web.post("/webhooks/flutterwave/{merchant}", webhooks.receive),
         ]
     )
+    app.add_routes(streams.routes())
     app.add_routes(payments.routes())
+
+    async def end_streams(_app: web.Application) -> None:
+        resources.feed.close()
+
+    app.on_shutdown.append(end_streams)
     return app

@@ -10,26 +10,35 @@ import orjson
 from aiohttp import ETag, web
 
 from paystate.errors import PaymentNotFound
-from paystate.keys import MAX_ID_LENGTH, Entity, EntityKind
+from paystate.feed import Feed
+from paystate.keys import Entity, EntityKind
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.lookup import Lookups
 from paystate.state import Attempt
 from paystate.store import Store
 from webhook_server.access import Access
+from webhook_server.parameters import identifier, kind_of, whole_number
 from webhook_server.problems import Refused
+from webhook_server.streams import wait_for_change
 
 __all__ = ["PaymentEndpoints"]
 
 MOST_AT_ONCE = 200
-_KINDS = {kind.value: kind for kind in (EntityKind.CHARGE, EntityKind.TRANSFER)}
+LONGEST_WAIT_S = 60
 
 
 class PaymentEndpoints:
     """The handlers of ``/api/payments``."""
 
     def __init__(
-        self, lookups: Lookups, store: Store, access: Access, merchants: Sequence[str]
+        self,
+        lookups: Lookups,
+        store: Store,
+        feed: Feed,
+        access: Access,
+        merchants: Sequence[str],
     ) -> None:
+        self._feed = feed
         self._lookups = lookups
         self._store = store
         self._access = access
@@ -49,14 +58,12 @@ class PaymentEndpoints:
     async def status_by_id(self, request: web.Request) -> web.Response:
         """``GET /api/payments/{id}/status``."""
         merchant = self._access.merchant(request, self._merchants)
-        payment_id = _identifier(request.match_info["id"], "id")
+        payment_id = identifier(request.match_info["id"], "id")
+        kind = kind_of(request.query.get("kind"))
         answer = await self._lookups.payment(
-            merchant,
-            payment_id,
-            _kind(request.query.get("kind")),
-            min_version=_min_version(request),
+            merchant, payment_id, kind, min_version=_min_version(request)
         )
-        return _respond(request, answer)
+        return _respond(request, await self._waited(request, answer))
 
     async def status_by_reference(self, request: web.Request) -> web.Response:
         """``GET /api/payments/by-ref/{tx_ref}/status``."""
@@ -70,9 +77,26 @@ class PaymentEndpoints:
 
     async def _reference(self, request: web.Request, tx_ref: str) -> web.Response:
         merchant = self._access.merchant(request, self._merchants)
-        entity = Entity.reference(merchant, _identifier(tx_ref, "tx_ref"))
+        entity = Entity.reference(merchant, identifier(tx_ref, "tx_ref"))
         answer = await self._lookups.status(entity, min_version=_min_version(request))
-        return _respond(request, answer)
+        return _respond(request, await self._waited(request, answer))
+
+    async def _waited(self, request: web.Request, answer: StatusAnswer) -> StatusAnswer:
+        """Return `answer`, or with ``?wait=`` the one that comes after it, within that time.
+
+        ``?after_version=`` says what the caller has; without it, what it would be given now.
+        """
+        wait_s = whole_number(request.query.get("wait"), "wait")
+        after = whole_number(request.query.get("after_version"), "after_version")
+        if wait_s is None:
+            return answer
+        wanted = answer.version if after is None else after
+        if answer.version > wanted:
+            return answer
+        return await wait_for_change(
+            self._feed, self._lookups, answer.entity,
+            wait_s=min(wait_s, LONGEST_WAIT_S), after_version=wanted,
+        )  # fmt: skip
 
     async def many(self, request: web.Request) -> web.Response:
         """``POST /api/payments/status`` with ``{"ids": [...], "tx_refs": [...], "kind": ...}``."""
@@ -98,14 +122,16 @@ class PaymentEndpoints:
     async def details_by_id(self, request: web.Request) -> web.Response:
         """``GET /api/payments/{id}``."""
         merchant = self._access.merchant(request, self._merchants)
-        payment_id = _identifier(request.match_info["id"], "id")
-        answer = await self._lookups.payment(merchant, payment_id, _kind(request.query.get("kind")))
+        payment_id = identifier(request.match_info["id"], "id")
+        answer = await self._lookups.payment(
+            merchant, payment_id, kind_of(request.query.get("kind"))
+        )
         return _json(await self._with_details(answer, answer.entity))
 
     async def details_by_reference(self, request: web.Request) -> web.Response:
         """``GET /api/payments/by-ref/{tx_ref}``: the reference, and the attempt that decides it."""
         merchant = self._access.merchant(request, self._merchants)
-        reference = Entity.reference(merchant, _identifier(request.match_info["tx_ref"], "tx_ref"))
+        reference = Entity.reference(merchant, identifier(request.match_info["tx_ref"], "tx_ref"))
         answer = await self._lookups.status(reference)
         state = (await self._store.states([reference])).get(reference)
         attempt = Attempt.parse(state.link) if state else None
@@ -134,33 +160,8 @@ class PaymentEndpoints:
         }
 
 
-def _identifier(text: object, name: str) -> str:
-    """Return an id or reference from outside, checked. Raises Refused (400)."""
-    if not isinstance(text, str) or not 0 < len(text) <= MAX_ID_LENGTH or "\0" in text:
-        raise Refused(
-            400, f"invalid_{name}", f"{name} is a text of 1 to {MAX_ID_LENGTH} characters"
-        )
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise Refused(400, f"invalid_{name}", f"{name} is not valid Unicode") from None
-    return text
-
-
-def _kind(text: object) -> EntityKind | None:
-    if text is None:
-        return None
-    kind = _KINDS.get(text) if isinstance(text, str) else None
-    if kind is None:
-        raise Refused(400, "invalid_kind", "kind is charge or transfer")
-    return kind
-
-
 def _min_version(request: web.Request) -> int:
-    text = request.query.get("min_version", "0")
-    if not (text.isascii() and text.isdigit() and len(text) <= 18):
-        raise Refused(400, "invalid_min_version", "min_version is a whole number")
-    return int(text)
+    return whole_number(request.query.get("min_version"), "min_version") or 0
 
 
 async def _wanted(request: web.Request) -> tuple[list[str], list[str], EntityKind | None]:
@@ -175,12 +176,12 @@ async def _wanted(request: web.Request) -> tuple[list[str], list[str], EntityKin
         values = body.get(name, [])
         if not isinstance(values, list):
             raise Refused(400, f"invalid_{name}", f"{name} is a list")
-        texts = [_identifier(str(v) if type(v) is int else v, name[:-1]) for v in values]
+        texts = [identifier(str(v) if type(v) is int else v, name[:-1]) for v in values]
         lists.append(list(dict.fromkeys(texts)))
     ids, tx_refs = lists
     if not 0 < len(ids) + len(tx_refs) <= MOST_AT_ONCE:
         raise Refused(400, "wrong_number", f"name 1 to {MOST_AT_ONCE} ids and references in all")
-    return ids, tx_refs, _kind(body.get("kind"))
+    return ids, tx_refs, kind_of(body.get("kind"))
 
 
 # Private, because it is one customer's; no-cache, because a stored copy must be checked each time.

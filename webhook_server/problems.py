@@ -11,6 +11,7 @@ from aiohttp import web
 
 from paystate.errors import (
     BodyRejected,
+    CursorPruned,
     PaymentNotFound,
     PaystateError,
     RequestRejected,
@@ -60,6 +61,8 @@ def _status(error: PaystateError) -> int:
             return 401
         case PaymentNotFound():
             return 404
+        case CursorPruned():
+            return 410
         case BodyRejected() | RequestRejected():
             return 400
         case TransientError():

@@ -7,14 +7,18 @@ import sys
 
 from aiohttp import web
 
+from paystate.feed import HEARTBEAT_S, beat
 from paystate.health import health_routes
 from paystate.observability import logger
 from paystate.process import listen, run_process
 from paystate.resources import open_resources
 from paystate.settings import Role, Settings
-from worker.loops import forever
+from worker.loops import forever, pause
 from worker.queue_loop import QueueLoop
 from worker.sweep import Sweeper
+
+# A cancelled task that still has not ended is left to the end of the process.
+CANCEL_S = 2.0
 
 
 async def run(settings: Settings, stop: asyncio.Event) -> None:
@@ -25,26 +29,36 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         app.add_routes(health_routes(resources))
         runner = await listen(app, settings.host, settings.worker_port, settings.stop_grace_s)
         queue = QueueLoop(
-            resources.queue, resources.settler, resources.keys, jobs=settings.worker_jobs
+            resources.queue, resources.settler, resources.keys, stop, jobs=settings.worker_jobs
         )
-        sweeper = Sweeper(resources.settler, resources.store, resources.metrics)
-        work = {
+        sweeper = Sweeper(resources.settler, resources.store, resources.metrics, stop)
+
+        async def heartbeat() -> None:
+            await beat(resources.redis, resources.keys, settings.merchants)
+            await pause(stop, HEARTBEAT_S)
+
+        rounds = {
             "queue": queue.work,
-            "wakes": queue.hear_wakes,
             "sweep": sweeper.work,
             "gauges": sweeper.measure,
+            "heartbeat": heartbeat,
         }
-        loops = [asyncio.create_task(forever(name, task)) for name, task in work.items()]
+        working = [asyncio.create_task(forever(n, w, stop)) for n, w in rounds.items()]
+        listening = asyncio.create_task(forever("wakes", queue.hear_wakes, stop))
         try:
             log.info("worker_started", addresses=[f"{a[0]}:{a[1]}" for a in runner.addresses],
                      jobs=settings.worker_jobs)  # fmt: skip
             await stop.wait()
             log.info("worker_stopping", grace_s=settings.stop_grace_s)
-            await queue.finish(settings.stop_grace_s)
         finally:
-            for loop in loops:
-                loop.cancel()
-            await asyncio.gather(*loops, return_exceptions=True)
+            # No new jobs; then what is under way is finished; then what it stands on is closed.
+            stop.set()
+            queue.wake()
+            _, late = await asyncio.wait(working, timeout=settings.stop_grace_s)
+            await queue.finish(settings.stop_grace_s)
+            for task in (*late, listening):
+                task.cancel()
+            await asyncio.wait((*late, listening), timeout=CANCEL_S)
             await runner.cleanup()
 
 

@@ -1,4 +1,4 @@
-"""Loops that do not end: what fails is logged, waited out, and begun again."""
+"""Loops that do not end: what fails is logged, waited out, and begun again, until told to stop."""
 
 from __future__ import annotations
 
@@ -9,15 +9,27 @@ from collections.abc import Awaitable, Callable
 from paystate.backoff import delay_s
 from paystate.observability import logger
 
-__all__ = ["forever"]
+__all__ = ["forever", "pause"]
 
 log = logger()
 
 
-async def forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
-    """Run `work` again and again until cancelled; after a failure, later each time, at most 5 s."""
+async def pause(stop: asyncio.Event, seconds: float) -> None:
+    """Wait for `seconds`, or until `stop` is set."""
+    try:
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+    except TimeoutError:
+        pass
+
+
+async def forever(name: str, work: Callable[[], Awaitable[None]], stop: asyncio.Event) -> None:
+    """Run `work` again and again until `stop` is set; a round that has begun is finished.
+
+    After a failure it begins later each time, after 5 s at most.
+    """
     failures = 0
-    while True:
+    while not stop.is_set():
         started = asyncio.get_running_loop().time()
         try:
             await work()
@@ -30,4 +42,4 @@ async def forever(name: str, work: Callable[[], Awaitable[None]]) -> None:
             wait_s = delay_s(failures, first_s=0.2, most_s=5, draw=random.random())  # noqa: S311
             log.warning("loop_failed", loop=name, error=type(e).__name__, reason=getattr(
                 e, "reason", None), retry_in_s=round(wait_s, 2))  # fmt: skip
-        await asyncio.sleep(wait_s)
+        await pause(stop, wait_s)

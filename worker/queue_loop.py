@@ -33,13 +33,18 @@ async def _wake_after_job(ctx: dict[Any, Any]) -> None:
 class WakefulWorker(Worker):
     """An arq worker that looks into the queue when told to, and at least every `POLL_S`."""
 
-    def __init__(self, woken: asyncio.Event, **options: Any) -> None:
+    def __init__(self, woken: asyncio.Event, stop: asyncio.Event, **options: Any) -> None:
         super().__init__(after_job_end=_wake_after_job, **options)
         self._woken = woken
+        self._stop = stop
 
     async def main(self) -> None:
-        """Poll until cancelled, in place of arq's loop, which sleeps whatever happens."""
-        while True:
+        """Poll until told to stop, in place of arq's loop, which sleeps whatever happens.
+
+        Told, not cancelled: a cancellation can get lost in the client's own timeouts, and could
+        come between a job's claim and its start.
+        """
+        while not self._stop.is_set():
             self._woken.clear()
             await self._poll_iteration()
             try:
@@ -49,8 +54,10 @@ class WakefulWorker(Worker):
                 pass
 
     async def finish(self, grace_s: float) -> None:
-        """Take no new jobs and let those under way finish; cancel what is left after `grace_s`."""
-        self.allow_pick_jobs = False
+        """Let jobs under way finish; cancel what is left after `grace_s`.
+
+        `main` must have ended: it could be just about to start another.
+        """
         running = list(self.tasks.values())
         if running:
             _, late = await asyncio.wait(running, timeout=grace_s)
@@ -62,7 +69,10 @@ class WakefulWorker(Worker):
 class QueueLoop:
     """Runs jobs from the queue; one for each worker process."""
 
-    def __init__(self, queue: Queue, settler: Settler, keys: Keys, *, jobs: int) -> None:
+    def __init__(
+        self, queue: Queue, settler: Settler, keys: Keys, stop: asyncio.Event, *, jobs: int
+    ) -> None:
+        self._stop = stop
         self._queue = queue
         self._settler = settler
         self._keys = keys
@@ -71,9 +81,10 @@ class QueueLoop:
         self._worker: WakefulWorker | None = None
 
     async def work(self) -> None:
-        """Run jobs until cancelled. Raises what Redis raises; begun again, it goes on."""
+        """Run jobs until told to stop. Raises what Redis raises; begun again, it goes on."""
         worker = WakefulWorker(
             self._woken,
+            self._stop,
             functions=[func(settle, name=JOB_SETTLE, timeout=JOB_TIMEOUT_S, keep_result=0)],
             redis_pool=self._queue.redis,
             queue_name=self._keys.queue,
@@ -103,7 +114,11 @@ class QueueLoop:
                     # A `subscribe` message too: after a silent reconnect something was missed.
                     self._woken.set()
 
+    def wake(self) -> None:
+        """Have the queue looked into now, or the stop noticed."""
+        self._woken.set()
+
     async def finish(self, grace_s: float) -> None:
-        """Stop softly."""
+        """Let jobs under way finish, once `work` has ended."""
         if self._worker is not None:
             await self._worker.finish(grace_s)

@@ -12,12 +12,14 @@ import asyncio
 from paystate.observability import Metrics, logger
 from paystate.payments.settling import Settler
 from paystate.store import Store
+from worker.loops import pause
 
 __all__ = ["Sweeper"]
 
 log = logger()
 
 EVERY_S = 1.0
+MEASURE_S = 5.0
 # A new row belongs to the queue this long.
 GRACE_MS = 2000
 BATCH = 200
@@ -26,7 +28,10 @@ BATCH = 200
 class Sweeper:
     """Sweeps the inbox; one for each worker process, and any number beside each other."""
 
-    def __init__(self, settler: Settler, store: Store, metrics: Metrics) -> None:
+    def __init__(
+        self, settler: Settler, store: Store, metrics: Metrics, stop: asyncio.Event
+    ) -> None:
+        self._stop = stop
         self._settler = settler
         self._store = store
         self._metrics = metrics
@@ -38,7 +43,7 @@ class Sweeper:
             self._metrics.swept.inc(taken)
             log.info("sweep_finished", events=taken, ended=ended)
         if taken < BATCH:
-            await asyncio.sleep(EVERY_S)
+            await pause(self._stop, EVERY_S)
 
     async def measure(self) -> None:
         """Bring the gauges of the inbox up to date, then wait."""
@@ -47,4 +52,4 @@ class Sweeper:
         self._metrics.inbox_oldest.set(gauges.oldest_ms / 1000)
         self._metrics.inbox_stuck.labels("held").set(gauges.held)
         self._metrics.inbox_stuck.labels("dead").set(gauges.dead)
-        await asyncio.sleep(5)
+        await pause(self._stop, MEASURE_S)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any
 
-from paystate.cache import Hit
+from paystate.cache.statuses import Hit
 from paystate.changes import iso_utc
 from paystate.keys import Entity
 from paystate.state import Attempt, EntityState

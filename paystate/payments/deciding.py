@@ -110,7 +110,7 @@ def decide(row: Claimed, state: EntityState, answer: Answer, *, draw: float) -> 
         # The event waits for a person; whose reference it is about, the provider has said.
         return Decision(row.id, row.entity, Ending.HELD, mismatch, link=answer.tx_ref)
     if _reaches(answer.status, subject.status):
-        return Decision(row.id, row.entity, update=answer, proven=True)
+        return Decision(row.id, row.entity, update=answer, proven=True, moves=True)
     return _contradicted(row, answer, draw)
 
 
@@ -119,9 +119,11 @@ def _unconfirmed(
 ) -> Decision | Retry:
     proven = row.api == Api.V4 or row.api in _OURS
     if isinstance(subject, Overlay):
+        if subject.flaws:
+            return Decision(row.id, row.entity, Ending.HELD, f"flawed_{subject.flaws[0]}")
         return Decision(row.id, row.entity, overlay=subject, proven=proven)
     if row.api in _OURS:
-        return Decision(row.id, row.entity, update=subject, proven=True)
+        return Decision(row.id, row.entity, update=subject, proven=True, moves=True)
     if state.status is Status.SUCCESSFUL:
         return Decision(row.id, row.entity, Ending.SUPERSEDED, "already_successful")
     if subject.flaws:
@@ -145,7 +147,7 @@ def decide_refund(
     if refund.payment_id != row.entity.id:
         return Decision(row.id, row.entity, Ending.HELD, "payment_mismatch")
     update = answer if isinstance(answer, PaymentUpdate) else None
-    return Decision(row.id, row.entity, update=update, overlay=refund, proven=True)
+    return Decision(row.id, row.entity, update=update, overlay=refund, proven=True, moves=True)
 
 
 def _mismatch(claim: PaymentUpdate, answer: PaymentUpdate) -> str | None:
@@ -186,7 +188,9 @@ def _contradicted(row: Claimed, answer: PaymentUpdate, draw: float) -> Decision 
     reason = f"provider_says_{answer.status}"
     if _age_ms(row) < CONTRADICTION_MS:
         return _again(row, reason, draw)
-    return Decision(row.id, row.entity, Ending.CONTRADICTED, reason, answer, proven=True)
+    return Decision(
+        row.id, row.entity, Ending.CONTRADICTED, reason, answer, proven=True, moves=True
+    )
 
 
 def _not_found(row: Claimed, draw: float) -> Decision | Retry:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from paystate.batch import Coalescer
-from paystate.cache import Miss, StatusCache
+from paystate.cache.statuses import Miss, StatusCache
 from paystate.errors import PaymentNotFound
 from paystate.keys import Entity, EntityKind
 from paystate.observability import Metrics
@@ -103,21 +103,20 @@ class Lookups:
             self._offer(state, token)
             return self._count(from_database(state, self._now_ms(), Source.DATABASE))
         asked = await self._asker.ask(entity, state)
-        if asked.outcome is Outcome.ANSWERED and (asked.just_now or state is None):
-            settled = await self._rows(entity)
-            if settled is not None:
-                self._offer(settled, None)
-                source = Source.PROVIDER if asked.just_now else Source.DATABASE
-                return self._count(from_database(settled, self._now_ms(), source))
+        # The question took its time, and a webhook may have been acknowledged meanwhile: what was
+        # read before it is no answer any more.
+        read_ms = self._now_ms()
+        state = await self._rows(entity)
         if state is None:
             raise _not_found(asked.outcome, asked.retry_after_s)
-        answer = from_database(state, self._now_ms(), Source.DATABASE)
-        unsure = asked.outcome is Outcome.FAILED or (
-            state.status is Status.UNKNOWN and asked.outcome is not Outcome.ANSWERED
-        )
-        if unsure:
+        answered = asked.outcome is Outcome.ANSWERED
+        source = Source.PROVIDER if answered and asked.just_now else Source.DATABASE
+        answer = from_database(state, read_ms, source)
+        unsure = asked.outcome is Outcome.FAILED or (state.shown is Status.UNKNOWN and not answered)
+        if unsure and state.status in _UNSETTLED:
             return self._count(answer.stale(asked.retry_after_s))
-        self._offer(state, token)  # after the question: what is kept would be served as fresh
+        if asked.outcome is not Outcome.ASKING:
+            self._offer(state, token)  # what is kept would be served as fresh
         return self._count(answer)
 
     def _worth_asking(self, state: EntityState) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from paystate.batch import Batcher
-from paystate.cache import StatusCache
+from paystate.cache.statuses import StatusCache
 from paystate.errors import CacheUnavailable, QueueUnavailable
 from paystate.keys import Entity
 from paystate.observability import Metrics, logger

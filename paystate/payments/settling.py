@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from paystate.backoff import delay_s
-from paystate.cache import StatusCache
+from paystate.cache.statuses import StatusCache
 from paystate.errors import CacheUnavailable, ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.client import FlutterwaveClient
 from paystate.flutterwave.gate import Purpose
@@ -53,6 +53,8 @@ CONFIRMATIONS_AT_ONCE = 16
 # No question is begun later than this after the claim: an answer may take the provider's timeout,
 # and all of it must fit into a job. What was not asked is let go of, and taken again at once.
 LAST_QUESTION_S = 2.5
+# A question can take several calls (a token, a refund); what is left is for the commit.
+LAST_ANSWER_S = 10.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,8 +186,13 @@ class Settler:
             if self._clock() - work.claimed_at > LAST_QUESTION_S:
                 return [Retry(row.id, 0, "no_time_left") for row in rows]
             try:
-                answer = await self._ask(provider, state)
-                return [await self._confirmed(provider, row, state, answer) for row in rows]
+                async with asyncio.timeout(LAST_ANSWER_S - self._clock() + work.claimed_at):
+                    answer = await self._ask(provider, state)
+                    return [await self._confirmed(provider, row, state, answer) for row in rows]
+            except TimeoutError:
+                late = ProviderUnavailable("timeout")
+                self._metrics.provider_calls.labels(Purpose.CONFIRM, late.reason).inc()
+                return [self._outage(row, late) for row in rows]
             except (ProviderUnavailable, ProviderRejected) as e:
                 self._metrics.provider_calls.labels(Purpose.CONFIRM, e.reason).inc()
                 return [self._outage(row, e) for row in rows]
@@ -194,8 +201,9 @@ class Settler:
         self, provider: Provider, row: Claimed, state: EntityState, answer: Answer
     ) -> Decision | Retry:
         subject = subject_of(row)
-        if isinstance(subject, Overlay) and subject.type is OverlayType.REFUND:
-            if not provider.client.can_verify(subject.kind, subject.overlay_id):
+        if isinstance(subject, Overlay):
+            askable = subject.type is OverlayType.REFUND
+            if not (askable and provider.client.can_verify(subject.kind, subject.overlay_id)):
                 return decide(row, state, UNVERIFIABLE, draw=self._draw())
             refund = await provider.client.refund(subject.overlay_id, purpose=Purpose.CONFIRM)
             self._metrics.provider_calls.labels(Purpose.CONFIRM, _found(refund)).inc()
@@ -251,6 +259,9 @@ class Settler:
             if isinstance(result, Settled):
                 ended += len(result.endings)
                 await self._tell(result)
+                # Open where they belong now, and since just now: so counts the wait for leases.
+                since = _Work(list(work.rows.values()), self._clock())
+                ended += await self._apply(result.opened, since)
             elif isinstance(result, RefusedDecision):
                 row = work.rows[result.decision.inbox_id]
                 log.error("decision_refused", inbox_id=row.id, error=str(result))

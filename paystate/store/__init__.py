@@ -1,5 +1,6 @@
 """The system of record: PostgreSQL, or SQLite on one host, behind one interface."""
 
+from paystate.store.changelog import Page
 from paystate.store.inbox import Claimed, Ending, NewEvent, Recorded
 from paystate.store.settle import Decision, Settled
 from paystate.store.store import RefusedDecision, Store, open_store
@@ -9,6 +10,7 @@ __all__ = [
     "Decision",
     "Ending",
     "NewEvent",
+    "Page",
     "Recorded",
     "RefusedDecision",
     "Settled",

@@ -1,41 +1,77 @@
-"""The change log, read by a cursor that cannot miss a row that commits late."""
+"""The change log, read by a cursor that cannot miss a row that commits late.
+
+A reader holds two places. Its *position* pages through what is visible now. Its *safe cursor* is
+where it starts again: it moves only over rows of transactions older than every one still running,
+so a row that commits late, with a smaller transaction id than rows already read, still lies after
+it. What lies between the two is read again next time: news early, and at least once.
+"""
 
 from __future__ import annotations
 
-from sqlalchemy import select, tuple_
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.changes import Change, Cursor
+from paystate.errors import CursorPruned
 from paystate.store.rows import change_of
-from paystate.store.tables import changes, horizon
+from paystate.store.tables import among, changes, horizon, now_ms, watermarks
 
-__all__ = ["changes_after", "latest_cursor"]
+__all__ = ["Page", "changes_after", "latest_cursor", "prune"]
+
+PRUNED = "changes_pruned_to"
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some changes, oldest first; `position` to page on from, `safe` to start again from later."""
+
+    changes: tuple[Change, ...]
+    position: Cursor
+    safe: Cursor
+    more: bool
 
 
 async def changes_after(
-    connection: AsyncConnection, cursor: Cursor, *, most: int, merchant: str | None = None
-) -> tuple[list[Change], Cursor]:
-    """Return visible changes after `cursor`, oldest first, and the cursor to go on from.
+    connection: AsyncConnection,
+    position: Cursor,
+    *,
+    safe: Cursor | None = None,
+    most: int,
+    merchant: str | None = None,
+) -> Page:
+    """Return visible changes after `position`; `safe` is the cursor reached so far.
 
-    The cursor moves only over rows of transactions older than every one still running. A change
-    above that is returned all the same, and returned again next time: news early, at least once.
+    Raises CursorPruned if changes after `position` have been removed.
     """
+    pruned = await _pruned_to(connection)
+    if position < pruned:
+        raise CursorPruned("cursor_pruned", f"changes up to {pruned} have been removed")
     query = (
         select(changes, horizon().label("horizon"))
-        .where(tuple_(changes.c.xid, changes.c.id) > tuple_(cursor.xid, cursor.id))
+        .where(tuple_(changes.c.xid, changes.c.id) > tuple_(position.xid, position.id))
         .order_by(changes.c.xid, changes.c.id)
         .limit(most)
     )
     if merchant is not None:
         query = query.where(changes.c.merchant == merchant)
     found = []
-    safe = cursor
+    safe = position if safe is None else safe
     for row in (await connection.execute(query)).mappings():
-        own = Cursor(row["xid"], row["id"])
-        if own.xid < row["horizon"]:
-            safe = own
+        position = Cursor(row["xid"], row["id"])
+        if position.xid < row["horizon"]:
+            safe = position
         found.append(change_of(dict(row), safe))
-    return found, safe
+    return Page(tuple(found), position, safe, more=len(found) == most)
+
+
+async def _pruned_to(connection: AsyncConnection) -> Cursor:
+    text = (
+        await connection.execute(select(watermarks.c.value).where(watermarks.c.name == PRUNED))
+    ).scalar_one_or_none()
+    return Cursor.parse(text) if text else Cursor()
 
 
 async def latest_cursor(connection: AsyncConnection) -> Cursor:
@@ -48,4 +84,36 @@ async def latest_cursor(connection: AsyncConnection) -> Cursor:
             .limit(1)
         )
     ).one_or_none()
-    return Cursor(row[0], row[1]) if row is not None else Cursor()
+    return max(
+        Cursor(row[0], row[1]) if row is not None else Cursor(), await _pruned_to(connection)
+    )
+
+
+async def prune(connection: AsyncConnection, dialect: str, *, older_than_ms: int, most: int) -> int:
+    """Remove up to `most` changes older than `older_than_ms`, oldest first; return how many.
+
+    Only safe rows are removed, in the order of the cursor, and how far is written down in the same
+    transaction: a reader that was further back is told so.
+    """
+    rows: Sequence[tuple[int, int, int]] = [
+        (row[0], row[1], row[2])
+        for row in await connection.execute(
+            select(changes.c.id, changes.c.xid, changes.c.changed_ms)
+            .where(changes.c.xid < horizon())
+            .where(changes.c.changed_ms < now_ms() - older_than_ms)
+            .order_by(changes.c.xid, changes.c.id)
+            .limit(most)
+        )
+    ]
+    if not rows:
+        return 0
+    reached = str(max(Cursor(xid, row_id) for row_id, xid, _ in rows))
+    await connection.execute(
+        delete(changes).where(among(dialect, changes.c.id, [row[0] for row in rows]))
+    )
+    moved = await connection.execute(
+        update(watermarks).where(watermarks.c.name == PRUNED).values(value=reached)
+    )
+    if moved.rowcount == 0:
+        await connection.execute(insert(watermarks).values(name=PRUNED, value=reached))
+    return len(rows)

@@ -15,14 +15,16 @@ from enum import StrEnum
 from typing import Any
 
 import orjson
-from sqlalchemy import ColumnElement, func, or_, select, update
+from sqlalchemy import ColumnElement, bindparam, func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.changes import Change
 from paystate.keys import Entity, EntityKind
 from paystate.state import EntityState
+from paystate.status import Status
 from paystate.store.rows import Locked, ensure_and_lock, save
 from paystate.store.tables import among, inbox, insert_new, now_ms
+from paystate.updates import Api
 
 __all__ = [
     "Claimed",
@@ -48,6 +50,9 @@ class Ending(StrEnum):
 
 
 _GIVEN_UP = [Ending.DEAD.value, Ending.HELD.value, Ending.CONTRADICTED.value]
+
+# What says these events is not a webhook: they may move a payment, and open where it will be.
+_BELIEVED = frozenset({Api.VERIFY.value, Api.OPERATOR.value})
 
 OPEN = "open"
 IGNORED = "ignored"  # genuine, counted, and nothing to apply
@@ -121,6 +126,8 @@ def _links(locked: Locked, events: Sequence[NewEvent]) -> dict[str, Entity]:
         if event.entity is None or event.entity.kind is not EntityKind.CHARGE:
             continue
         tx_ref = locked.now[event.entity].link or event.tx_ref
+        if event.api in _BELIEVED and event.tx_ref is not None:
+            tx_ref = event.tx_ref
         if tx_ref is not None:
             links[event.event_key] = Entity.reference(event.merchant, tx_ref)
     return links
@@ -139,14 +146,11 @@ async def acknowledge(
     links = _links(locked, events)
     ids = await _insert(connection, dialect, events, links, locked.time_ms)
     repeated = {e.event_key: e for e in events if e.entity and e.event_key not in ids}
-    again = await _reopen(connection, dialect, repeated, locked) if repeated else {}
-    for key, (_, reference) in again.items():
-        if reference is not None:
-            links[key] = reference
+    again = await _reopen(connection, dialect, repeated, links, locked) if repeated else {}
     await ensure_and_lock(connection, dialect, links.values(), locked)
     fresh: dict[str, int] = {}
     for event in events:
-        inbox_id = ids.get(event.event_key) or again.get(event.event_key, (None,))[0]
+        inbox_id = ids.get(event.event_key) or again.get(event.event_key)
         if inbox_id is None or event.event_key in fresh or event.entity is None:
             continue
         fresh[event.event_key] = inbox_id
@@ -178,35 +182,49 @@ def _recorded(
 
 
 async def _reopen(
-    connection: AsyncConnection, dialect: str, repeated: dict[str, NewEvent], locked: Locked
-) -> dict[str, tuple[int, Entity | None]]:
+    connection: AsyncConnection,
+    dialect: str,
+    repeated: dict[str, NewEvent],
+    links: dict[str, Entity],
+    locked: Locked,
+) -> dict[str, int]:
     """Open events again that ended without an answer and have been delivered anew.
 
-    A dead, held or contradicted event of an unsettled payment was given up, not settled; that it
-    comes again (the merchant pressed "resend") is a reason to look again. Returns the row ids and
-    references by event key.
+    A dead, held or contradicted event was given up, not settled; that it comes again (the merchant
+    pressed "resend") is a reason to look again, but where the payment is successful already. Each
+    opens on the reference in `links`, which is written down: that is where it will be closed.
+    Returns the row ids by event key.
     """
     found = await connection.execute(
         select(inbox.c.id, inbox.c.event_key, inbox.c.state, inbox.c.reference_key).where(
             among(dialect, inbox.c.event_key, sorted(repeated)), inbox.c.state.in_(_GIVEN_UP)
         )
     )
-    again: dict[str, tuple[int, Entity | None]] = {}
+    again: dict[str, int] = {}
     for row_id, key, state, reference in found:
         entity = repeated[key].entity
-        if entity is None or locked.now[entity].terminal:
+        if entity is None:
+            continue
+        held = locked.now[entity]
+        if held.status is Status.SUCCESSFUL and repeated[key].subject == "payment":
             continue
         if state != Ending.CONTRADICTED:
-            locked.change(entity, held_events=locked.now[entity].held_events - 1)
-        again[key] = (row_id, Entity.from_row_key(reference) if reference else None)
+            locked.change(entity, held_events=held.held_events - 1)
+        if key not in links and reference:
+            links[key] = Entity.from_row_key(reference)
+        again[key] = row_id
     if again:
         await connection.execute(
             update(inbox)
-            .where(among(dialect, inbox.c.id, [row_id for row_id, _ in again.values()]))
+            .where(inbox.c.id == bindparam("row_id"))
             .values(
                 state=OPEN, reason=None, attempts=0, ended_ms=None, received_ms=locked.time_ms,
-                due_ms=locked.time_ms, claimed_until_ms=0,
-            )
+                due_ms=locked.time_ms, claimed_until_ms=0, reference_key=bindparam("reference"),
+            ),
+            [
+                {"row_id": row_id, "reference": links[key].row_key if key in links else None}
+                for key, row_id in sorted(again.items())
+            ],
         )  # fmt: skip
     return again
 

@@ -35,8 +35,9 @@ class Decision:
     """What one inbox row has come to.
 
     With `ending` None the merge decides between applied and superseded. `proven` says that
-    `update` comes from the verify API or under a v4 signature. `link` is the reference of a
-    payment that is held and has none yet, so that its reference shows `processing` too.
+    `update` comes from the verify API or under a v4 signature; `moves` that it may move the payment
+    to another reference, which only the provider's own answer or an operator may. `link` is the
+    reference of a payment that is held and has none yet, so that it shows `processing` too.
     """
 
     inbox_id: int
@@ -46,13 +47,19 @@ class Decision:
     update: PaymentUpdate | None = None
     overlay: Overlay | None = None
     proven: bool = False
+    moves: bool = False
     link: str | None = None
 
 
 @dataclass(slots=True)
 class Settled:
-    """What a transaction of decisions did; `waited_ms` is from each event's arrival."""
+    """What a transaction of decisions did; `waited_ms` is from each event's arrival.
 
+    `opened` are decisions that were not applied: they concern a reference on which their event was
+    not open. Now it is, for every reader to see, and they can be applied.
+    """
+
+    opened: list[Decision] = field(default_factory=list)
     states: list[EntityState] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     endings: dict[int, tuple[Ending, str]] = field(default_factory=dict)
@@ -87,19 +94,29 @@ async def settle(
         row = rows.get(decision.inbox_id)
         if row is None or decision.inbox_id in settled.endings:
             continue
-        _open_link(locked.now[decision.entity], row, references)
+        state = locked.now[decision.entity]
+        target = _target(state, decision)
+        if target is not None and target != row.reference:
+            await ensure_and_lock(
+                connection, dialect, filter(None, (row.reference, target)), locked
+            )
+            await _open_on(connection, locked, row, target)
+            settled.opened.append(decision)
+            continue
+        _open_link(state, row, references)
         if decision.overlay is not None and decision.ending is None:
             await upsert_overlay(connection, decision.entity, decision.overlay, locked.time_ms)
         settled.endings[row.id] = _fold(locked, decision, learnt)
         settled.waited_ms[row.id] = locked.time_ms - row.received_ms
         _add_own_reference(locked.now[decision.entity], references)
-    if not settled.endings:
+    if not (settled.endings or settled.opened):
         return settled
     await _settle_references(connection, dialect, locked, references, rows, settled)
     await _save_details(connection, dialect, learnt, locked.time_ms)
     settled.changes = await save(connection, locked)
     settled.states = [s for s in locked.now.values() if s.version]
-    await _end_rows(connection, settled, locked.time_ms)
+    if settled.endings:
+        await _end_rows(connection, settled, locked.time_ms)
     await before_commit(settled.states)
     return settled
 
@@ -118,6 +135,44 @@ async def _open_rows(
         row[0]: _OpenRow(row[0], Entity.from_row_key(row[1]) if row[1] else None, row[2])
         for row in found
     }
+
+
+def _target(state: EntityState, decision: Decision) -> Entity | None:
+    """Return the reference that the payment will belong to once `decision` is applied.
+
+    A transfer belongs to none: what it calls a reference is a name in another space.
+    """
+    if state.entity.kind is not EntityKind.CHARGE:
+        return None
+    link = _link_after(state, decision)
+    return Entity.reference(state.entity.merchant, link) if link is not None else None
+
+
+def _link_after(state: EntityState, decision: Decision) -> str | None:
+    if decision.ending in (Ending.HELD, Ending.DEAD):
+        return state.link or decision.link
+    named = decision.update.tx_ref if decision.update is not None else None
+    if named is not None and (state.link is None or decision.moves):
+        return named
+    return state.link
+
+
+async def _open_on(
+    connection: AsyncConnection, locked: Locked, row: _OpenRow, target: Entity
+) -> None:
+    """Open an event on the reference that it turned out to concern, in place of where it was.
+
+    A change of status needs an event open on it from before: else a reader could store the old
+    status between the mark and the commit.
+    """
+    if row.reference is not None:
+        held = locked.now[row.reference]
+        locked.change(row.reference, open_events=held.open_events - 1)
+    locked.change(target, open_events=locked.now[target].open_events + 1)
+    row.reference = target
+    await connection.execute(
+        update(inbox).where(inbox.c.id == row.id).values(reference_key=target.row_key)
+    )
 
 
 def _open_link(state: EntityState, row: _OpenRow, references: set[Entity]) -> None:
@@ -146,9 +201,9 @@ def _fold(
     changed = False
     reason = decision.reason or ""
     if decision.update is not None:
-        changed, refused = _merge_into(locked, entity, decision.update, proven=decision.proven)
+        changed, moved, refused = _merge_into(locked, decision, decision.update)
         reason = refused or reason
-        learnt.setdefault(entity, []).append((decision.update, changed))
+        learnt.setdefault(entity, []).append((decision.update, moved))
     if decision.ending is not None:
         return decision.ending, reason
     if changed or decision.overlay is not None:
@@ -156,21 +211,20 @@ def _fold(
     return Ending.SUPERSEDED, reason or "no_news"
 
 
-def _merge_into(
-    locked: Locked, entity: Entity, seen: PaymentUpdate, *, proven: bool
-) -> tuple[bool, str]:
-    """Merge one observation; return whether it changed the row, and why if it was refused."""
-    state = locked.now[entity]
-    merged = merge(state.status, seen.status, proven=proven)
+def _merge_into(locked: Locked, decision: Decision, seen: PaymentUpdate) -> tuple[bool, bool, str]:
+    """Merge one observation.
+
+    Returns whether it changed the row, whether it moved the status, and why it was refused.
+    """
+    state = locked.now[decision.entity]
+    merged = merge(state.status, seen.status, proven=decision.proven)
     refused = ""
     if merged is state.status and seen.status is Status.SUCCESSFUL is not state.status:
         refused = "correction_unproven"
-    link = state.link
-    if seen.tx_ref is not None and seen.tx_ref != link and (link is None or proven):
-        link = seen.tx_ref
-    changed = merged is not state.status or link != state.link
-    locked.change(entity, status=merged, link=link)
-    return changed, refused
+    link = _link_after(state, decision)
+    moved = merged is not state.status
+    locked.change(decision.entity, status=merged, link=link)
+    return moved or link != state.link, moved, refused
 
 
 async def _settle_references(
@@ -190,21 +244,29 @@ async def _settle_references(
     attempts = await _attempts(connection, dialect, locked, references)
     for reference in references:
         mine = attempts.get(reference, [])
-        status = of_reference(a.status for a in mine)
-        if locked.now[reference].status is Status.SUCCESSFUL or not mine:
-            status = locked.now[reference].status  # absorbing, as for a payment
-        deciding = max(
-            (a for a in mine if a.status is status),
-            key=lambda a: (a.changed_ms, a.entity.row_key),
-            default=None,
-        )
-        link = str(Attempt(deciding.entity.kind, deciding.entity.id)) if deciding else None
+        held = locked.now[reference]
+        status: Status
+        link: str | None
+        if held.status is Status.SUCCESSFUL:  # absorbing, as for a payment, and so is by whom
+            status, link = held.status, held.link
+        elif mine:
+            status = of_reference(a.status for a in mine)
+            link = _deciding(held.link, [a for a in mine if a.status is status])
+        else:
+            status, link = Status.UNKNOWN, None
         locked.change(
             reference,
             status=status,
             held_events=sum(a.held_events for a in mine if a.held),
-            link=link or locked.now[reference].link,
+            link=link,
         )
+
+
+def _deciding(current: str | None, attempts: Sequence[EntityState]) -> str | None:
+    """Return the attempt that decides: the one that already did, else the latest."""
+    latest = sorted(attempts, key=lambda a: (a.changed_ms, a.entity.row_key))
+    names = [str(Attempt(a.entity.kind, a.entity.id)) for a in latest]
+    return current if current in names else names[-1]
 
 
 async def _attempts(

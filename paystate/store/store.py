@@ -10,11 +10,12 @@ import orjson
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from paystate.changes import Change, Cursor
+from paystate.changes import Cursor
 from paystate.errors import PaystateError, StoreUnavailable
 from paystate.keys import Entity
 from paystate.state import EntityState
 from paystate.store import changelog, inbox, rows, settle
+from paystate.store.changelog import Page
 from paystate.store.engine import Database, open_database
 from paystate.store.inbox import Claimed, InboxGauges, NewEvent, Recorded
 from paystate.store.overlays import overlays_of
@@ -78,6 +79,8 @@ class Store:
             try:
                 results += await self.settle(part, before_commit)
             except PaystateError as e:
+                if not any(isinstance(r, Settled) for r in results):
+                    raise
                 results.append(e)  # what the other half has committed must still be told
         return results
 
@@ -157,11 +160,22 @@ class Store:
         return await self._database.read(work)
 
     async def changes_after(
-        self, cursor: Cursor, *, most: int = 500, merchant: str | None = None
-    ) -> tuple[list[Change], Cursor]:
-        """Return changes after `cursor`; see `paystate.store.changelog.changes_after`."""
+        self,
+        position: Cursor,
+        *,
+        safe: Cursor | None = None,
+        most: int = 500,
+        merchant: str | None = None,
+    ) -> Page:
+        """Return a page of changes; see `paystate.store.changelog.changes_after`."""
         return await self._database.read(
-            lambda c: changelog.changes_after(c, cursor, most=most, merchant=merchant)
+            lambda c: changelog.changes_after(c, position, safe=safe, most=most, merchant=merchant)
+        )
+
+    async def prune_changes(self, *, older_than_ms: int, most: int = 1000) -> int:
+        """Remove old changes; see `paystate.store.changelog.prune`."""
+        return await self._database.write(
+            lambda c: changelog.prune(c, self.dialect, older_than_ms=older_than_ms, most=most)
         )
 
     async def latest_cursor(self) -> Cursor:

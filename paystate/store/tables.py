@@ -41,6 +41,7 @@ __all__ = [
     "metadata",
     "now_ms",
     "overlays",
+    "watermarks",
 ]
 
 metadata = MetaData(
@@ -146,6 +147,14 @@ changes = Table(
     Index("ix_changes_cursor", "xid", "id"),
     Index("ix_changes_entity_key", "entity_key", "version"),
     sqlite_autoincrement=True,
+)
+
+
+watermarks = Table(
+    "watermarks",
+    metadata,
+    Column("name", Key, primary_key=True),
+    Column("value", Text, nullable=False),
 )
 
 

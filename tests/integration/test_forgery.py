@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from paystate.changes import Cursor
 from paystate.flutterwave.sandbox.faults import Fault, FaultMode
 from paystate.keys import Entity, EntityKind
+from paystate.updates import Kind
 from tests.conftest import Opener
 from tests.harness import (
     World,
@@ -244,3 +246,120 @@ async def test_a_provider_that_is_away_does_not_make_a_claim_true(open_process: 
         await world.settle()
         shown = await world.status(number)
         assert (shown["status"], shown["terminal"]) == ("processing", False)
+
+
+async def test_a_lookup_answers_with_what_is_true_after_its_question(open_process: Opener) -> None:
+    """A webhook acknowledged while the provider was being asked is not overlooked."""
+    async with (
+        open_provider() as sandbox,
+        open_world(open_process, **provider_settings(sandbox)) as world,
+    ):
+        number = new_id()
+        make_payment(sandbox, number, "pending", tx_ref=f"q-{number}")
+        await world.v3(bodies.v3_charge(id=number, status="pending", tx_ref=f"q-{number}"))
+        await world.settle()
+        await world.age("entities", "changed_ms", 120_000)
+        client = world.resources.settler._providers["default"].client
+
+        async def slow(_kind: Any, _payment_id: str, **_more: Any) -> None:
+            """Know nothing of it, after a webhook has come in."""
+            answer = await world.v3(bodies.v3_charge(id=number, tx_ref=f"q-{number}"))
+            assert answer.status == 200
+
+        client.payment = slow  # type: ignore[method-assign]
+        assert (await world.status(number))["status"] == "processing"
+
+
+async def test_redelivering_a_held_event_leaves_no_reference_open_for_ever(
+    open_process: Opener,
+) -> None:
+    async with (
+        open_provider() as sandbox,
+        open_world(open_process, **provider_settings(sandbox)) as world,
+    ):
+        number = new_id()
+        make_payment(sandbox, number, "failed", tx_ref="ORD-1")
+        forged = bodies.v3_charge(id=number, tx_ref=None, amount=1)
+        for _ in range(3):
+            assert (await world.v3(forged)).status == 200
+            await world.settle()
+        assert (await _ends(world, number))[0][0] == "held"
+        await world.v3(bodies.v3_charge(id=number, status="failed", tx_ref="ORD-1"))
+        await world.settle()
+        states = await world.resources.store.states(
+            [
+                Entity("default", EntityKind.CHARGE, str(number)),
+                Entity.reference("default", "ORD-1"),
+            ]
+        )
+        assert [state.open_events for state in states.values()] == [0, 0]
+        assert (await world.reference("ORD-1"))["status"] == "failed"
+
+
+async def test_a_reversal_that_is_not_signed_is_held(open_process: Opener) -> None:
+    async with (
+        open_provider() as sandbox,
+        open_world(open_process, **provider_settings(sandbox)) as world,
+    ):
+        number = new_id()
+        make_payment(sandbox, number, "successful", kind=Kind.TRANSFER, tx_ref="payout")
+        body = bodies.v3_transfer(id=number, status="SUCCESSFUL", reference="payout")
+        body["data"]["amount"], body["data"]["currency"] = Decimal("1500.25"), "NGN"
+        await world.v3(body)
+        await world.settle()
+        await world.v3(bodies.v4_reversal(id=str(number)))
+        await world.settle()
+        ends = await _ends(world, number, EntityKind.TRANSFER)
+        assert ends[-1] == ("held", "unverifiable")
+        details = (await world.get(f"/api/payments/{number}?kind=transfer")).body
+        assert (details["status"], details["overlays"]) == ("successful", [])
+
+
+async def test_a_reference_shows_processing_before_an_attempt_without_one_settles_it(
+    open_process: Opener,
+) -> None:
+    """The event was open on no reference; it is opened on the one it turns out to concern."""
+    async with (
+        open_provider() as sandbox,
+        open_world(open_process, **provider_settings(sandbox)) as world,
+    ):
+        first, second = new_id(), new_id()
+        make_payment(sandbox, first, "failed", tx_ref="two")
+        make_payment(sandbox, second, "successful", tx_ref="two")
+        await world.v3(bodies.v3_charge(id=first, status="failed", tx_ref="two"))
+        await world.settle()
+        await world.v3(bodies.v3_charge(id=second, tx_ref=None))
+        await world.settle()
+        page = await world.resources.store.changes_after(Cursor())
+        seen = [c.status for c in page.changes if c.entity == Entity.reference("default", "two")]
+        assert seen == ["processing", "failed", "processing", "successful"]
+        assert (await world.reference("two"))["payment_id"] == str(second)
+
+
+async def test_a_dead_refund_that_comes_again_is_looked_at_again(open_process: Opener) -> None:
+    async with (
+        open_provider() as sandbox,
+        open_world(open_process, **provider_settings(sandbox)) as world,
+    ):
+        number = new_id()
+        payment = make_payment(sandbox, number, "successful", tx_ref=f"x-{number}")
+        await world.v3(bodies.v3_charge(id=number, tx_ref=f"x-{number}"))
+        await world.settle()
+        refund = sandbox.sandbox.truth.refund(payment, at=3.0, amount=Decimal(5), word="completed")
+        client = world.resources.settler._providers["default"].client
+        ask = client.refund
+
+        async def behind(_refund_id: str, **_more: Any) -> None:
+            """Know nothing of it yet."""
+
+        client.refund = behind  # type: ignore[method-assign]
+        body = bodies.refund(id=refund.id, TransactionId=number)
+        await world.v3(body)
+        await world.age("inbox", "received_ms", 16 * 60 * 1000)
+        await world.settle()
+        assert (await _ends(world, number))[-1] == ("dead", "not_found")
+        client.refund = ask  # type: ignore[method-assign]
+        await world.v3(body)
+        await world.settle()
+        details = (await world.get(f"/api/payments/{number}")).body
+        assert [(o["id"], o["amount"]) for o in details["overlays"]] == [(str(refund.id), "5")]

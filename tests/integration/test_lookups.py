@@ -35,7 +35,7 @@ async def _drained(world: World) -> None:
 async def test_a_pending_comes_from_the_database_and_then_from_the_cache_under_its_lease(
     open_process: Opener,
 ) -> None:
-    async with open_world(open_process, PENDING_LEASE_MS="60000") as world:
+    async with open_world(open_process, PENDING_LEASE_MS="5000") as world:
         number = await _pending(world, tx_ref="lease-1")
         first = await world.status(number)
         await _drained(world)

@@ -1,0 +1,281 @@
+"""News of changes: at once where the wire holds, and certainly where it does not.
+
+Changes arrive by Redis pub/sub, which may lose any of them without a word, and by the change log,
+which loses none and is read whenever something may have been lost:
+
+* after every subscription, a silent reconnect included (redis-py shows it by another ``subscribe``
+  message and by nothing else);
+* when no heartbeat has come for a while: the connection may be half open, so it is dropped;
+* when a version does not follow the one before it;
+* every `POLL_S` in any case. This alone would do.
+
+Whoever listens gets each change once, by version: what is older than what an entity has shown is
+dropped here. Queues are bounded: who does not keep up is told so, and catches up from the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+import orjson
+from redis.asyncio import Redis
+
+from paystate.backoff import delay_s
+from paystate.changes import Change, Cursor
+from paystate.connections import REDIS_FAILURES
+from paystate.errors import CursorPruned, TransientError
+from paystate.keys import Entity, Keys
+from paystate.observability import Metrics, logger
+
+__all__ = ["HEARTBEAT_S", "Feed", "Subscription", "beat"]
+
+log = logger()
+
+HEARTBEAT_S = 2.0
+# Three heartbeats: one may be lost, and one may be late.
+SILENCE_S = 6.0
+POLL_S = 20.0
+QUEUE = 256
+# Versions remembered for dropping what is old. What is forgotten is delivered once more.
+REMEMBERED = 200_000
+
+
+class Replay(Protocol):
+    """Reads the change log; `paystate.store.Store` does."""
+
+    async def changes_after(self, position: Cursor, *, safe: Cursor | None = None) -> Any:
+        """Return a page: `changes`, `position`, `safe`, `more`."""
+
+    async def latest_cursor(self) -> Cursor:
+        """Return the cursor of now."""
+
+
+async def beat(redis: Redis, keys: Keys, merchants: Iterable[str]) -> None:
+    """Publish a heartbeat on every merchant's channel, unless another process just has.
+
+    Raises what redis-py raises.
+    """
+    mine = await redis.set(keys.beating, b"1", nx=True, px=int(HEARTBEAT_S * 900))
+    if not mine:
+        return
+    message = orjson.dumps({"heartbeat": True, "at": datetime.now(UTC).isoformat()})
+    async with redis.pipeline(transaction=False) as pipe:
+        for merchant in merchants:
+            pipe.publish(keys.all_changes(merchant), message)
+        await pipe.execute()
+
+
+class Subscription:
+    """One listener's queue. `lagged` says that it was full: what is in it is not all there was."""
+
+    def __init__(self, wanted: Callable[[Change], bool]) -> None:
+        self.wanted = wanted
+        self.lagged = False
+        self.closed = False
+        self._changes: asyncio.Queue[Change | None] = asyncio.Queue(QUEUE)
+
+    def offer(self, change: Change) -> None:
+        """Put a change into the queue, or mark the queue as lagged."""
+        if self.lagged or self.closed:
+            return
+        try:
+            self._changes.put_nowait(change)
+        except asyncio.QueueFull:
+            self.lagged = True
+
+    def close(self) -> None:
+        """End the listener's wait: there will be nothing more."""
+        self.closed = True
+        if not self._changes.full():
+            self._changes.put_nowait(None)
+
+    async def next(self, timeout_s: float) -> Change | None:
+        """Return the next change, or None after `timeout_s` without one, or at the end."""
+        if self.closed and self._changes.empty():
+            return None
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._changes.get()
+        except TimeoutError:
+            return None
+
+
+class Feed:
+    """Listens once for a whole process and tells everyone in it. `run` does the work."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        replay: Replay,
+        keys: Keys,
+        merchants: Iterable[str],
+        metrics: Metrics,
+        *,
+        silence_s: float = SILENCE_S,
+        poll_s: float = POLL_S,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._redis = redis
+        self._replay = replay
+        self._channels = [keys.all_changes(merchant) for merchant in merchants]
+        self._metrics = metrics
+        self._silence_s = silence_s
+        self._poll_s = poll_s
+        self._sleep = sleep
+        self._cursor: Cursor | None = None
+        self._versions: OrderedDict[Entity, int] = OrderedDict()
+        self._by_entity: dict[Entity, set[Subscription]] = {}
+        self._wide: set[Subscription] = set()
+        self._resync = asyncio.Event()
+        self._closed = False
+        self.listening = asyncio.Event()
+
+    @property
+    def live(self) -> bool:
+        """Whether news is coming in: subscribed, and a heartbeat not long ago."""
+        return self.listening.is_set()
+
+    # --- listeners ---
+
+    @contextmanager
+    def subscribe(self, *, entity: Entity | None = None, merchant: str | None = None) -> Any:
+        """Listen to one entity, or to a merchant's changes, or to all. Subscribe, then read."""
+        subscription = Subscription(
+            lambda change: merchant is None or change.entity.merchant == merchant
+        )
+        if self._closed:
+            subscription.close()
+        group = self._wide if entity is None else self._by_entity.setdefault(entity, set())
+        group.add(subscription)
+        self._metrics.subscribers.inc()
+        try:
+            yield subscription
+        finally:
+            self._metrics.subscribers.dec()
+            group.discard(subscription)
+            if entity is not None and not group:
+                self._by_entity.pop(entity, None)
+
+    def close(self) -> None:
+        """End every listener's wait, so that a stopping process is not held up by streams."""
+        self._closed = True
+        for group in (self._wide, *self._by_entity.values()):
+            for subscription in group:
+                subscription.close()
+
+    def _tell(self, change: Change) -> None:
+        """Hand a change to whoever wants it, unless they have been told of as late a one."""
+        entity = change.entity
+        known = self._versions.get(entity)
+        if known is not None and change.version <= known:
+            return
+        if known is not None and change.previous_version > known:
+            self._metrics.feed_gaps.labels("version").inc()
+            self._resync.set()
+        self._versions[entity] = change.version
+        self._versions.move_to_end(entity)
+        if len(self._versions) > REMEMBERED:
+            self._versions.popitem(last=False)
+        for subscription in (*self._by_entity.get(entity, ()), *self._wide):
+            if subscription.wanted(change):
+                subscription.offer(change)
+
+    # --- the wire ---
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        polling = asyncio.create_task(self._catch_up_for_ever())
+        failures = 0
+        try:
+            while True:
+                try:
+                    await self._listen()
+                    failures = 0
+                except (*REDIS_FAILURES, TimeoutError) as e:
+                    failures += 1
+                    log.warning("feed_disconnected", error=type(e).__name__, failures=failures)
+                finally:
+                    self.listening.clear()
+                await self._sleep(delay_s(failures, first_s=0.1, most_s=2, draw=0.5))
+        finally:
+            polling.cancel()
+            await asyncio.gather(polling, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        """Listen on one connection until it breaks or falls silent."""
+        async with self._redis.pubsub() as pubsub:
+            await pubsub.subscribe(*self._channels)
+            while True:
+                message = await pubsub.get_message(timeout=self._silence_s)
+                if message is None:
+                    self._metrics.feed_gaps.labels("silence").inc()
+                    raise TimeoutError("no heartbeat")
+                if message["type"] == "subscribe":
+                    self._metrics.feed_gaps.labels("subscribed").inc()
+                    self.listening.set()
+                    self._resync.set()
+                elif message["type"] == "message":
+                    self._hear(message["data"])
+
+    def _hear(self, data: bytes) -> None:
+        try:
+            body = orjson.loads(data)
+            if "version" in body:
+                self._tell(Change.from_json(body))
+        except (ValueError, KeyError, TypeError):
+            log.warning("news_unreadable", bytes=len(data))
+
+    # --- the log ---
+
+    async def _catch_up_for_ever(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._poll_s):
+                    await self._resync.wait()
+            except TimeoutError:
+                pass
+            self._resync.clear()
+            try:
+                await self.catch_up()
+            except TransientError as e:
+                log.warning("feed_behind", reason=e.reason)
+                await self._sleep(1.0)
+                self._resync.set()
+
+    async def catch_up(self) -> None:
+        """Tell of everything in the change log since the last safe cursor."""
+        if self._cursor is None:
+            self._cursor = await self._replay.latest_cursor()
+            return
+        position = safe = self._cursor
+        more = True
+        while more:
+            try:
+                page = await self._replay.changes_after(position, safe=safe)
+            except CursorPruned:
+                # Nobody can be told what was missed; everybody is, that something was.
+                self._cursor = await self._replay.latest_cursor()
+                for group in (self._wide, *self._by_entity.values()):
+                    for subscription in group:
+                        subscription.lagged = True
+                return
+            for change in page.changes:
+                self._tell(change)
+            position, safe, more = page.position, page.safe, page.more
+        self._cursor = safe
+
+
+async def replayed(replay: Replay, after: Cursor) -> AsyncIterator[Change]:
+    """Yield every change after `after` that is visible now. Raises CursorPruned."""
+    position = safe = after
+    more = True
+    while more:
+        page = await replay.changes_after(position, safe=safe)
+        for change in page.changes:
+            yield change
+        position, safe, more = page.position, page.safe, page.more
