@@ -17,6 +17,8 @@ _MODULES = {
     "config": "paystate.cli.config",
     "send": "paystate.cli.send",
     "lookup": "paystate.cli.lookup",
+    "watch": "paystate.cli.watch",
+    "sandbox": "paystate.cli.sandbox",
 }
 
 

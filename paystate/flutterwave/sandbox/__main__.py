@@ -7,6 +7,7 @@ import os
 import sys
 
 from paystate.errors import SettingsInvalid
+from paystate.flutterwave.sandbox.script import ScriptInvalid
 from paystate.flutterwave.sandbox.server import SandboxConfig, serve
 
 
@@ -17,7 +18,11 @@ def main() -> int:
     except SettingsInvalid as invalid:
         sys.stderr.write(f"{invalid}\n")
         return 2
-    asyncio.run(serve(config))
+    try:
+        asyncio.run(serve(config))
+    except ScriptInvalid as invalid:
+        sys.stderr.write(f"SANDBOX_SCRIPT: {invalid}\n")
+        return 2
     return 0
 
 

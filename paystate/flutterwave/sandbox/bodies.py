@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 from paystate.flutterwave.sandbox import bodies_v3, bodies_v4
-from paystate.flutterwave.sandbox.truth import Form, Payment, Refund
+from paystate.flutterwave.sandbox.lists import Page
+from paystate.flutterwave.sandbox.records import Customer, Form, Payment, Refund
 from paystate.flutterwave.sandbox.words import SECRET_MARK, Body, provider_word
 from paystate.updates import Kind
 
@@ -19,11 +20,16 @@ __all__ = [
     "Body",
     "provider_word",
     "refund_webhook",
+    "reversal_webhook",
     "v3_charge_answer",
     "v3_error",
+    "v3_list_answer",
     "v3_refund_answer",
     "v3_transfer_answer",
     "v4_charge_answer",
+    "v4_customer_answer",
+    "v4_customers_answer",
+    "v4_envelope",
     "v4_error",
     "v4_list_answer",
     "v4_refund_answer",
@@ -41,7 +47,7 @@ def webhook(payment: Payment, *, webhook_id: str, at: float) -> Body:
     if payment.form is Form.V4:
         event_type = "charge.completed" if is_charge else "transfer.disburse"
         data = bodies_v4.charge_event(payment) if is_charge else bodies_v4.transfer(payment)
-        return _v4_envelope(event_type, data, webhook_id=webhook_id, at=at)
+        return v4_envelope(event_type, data, webhook_id=webhook_id, at=at)
     if payment.form is Form.FLAT:
         return bodies_v3.flat_charge(payment) if is_charge else bodies_v3.flat_transfer(payment)
     if not is_charge:
@@ -60,7 +66,23 @@ def refund_webhook(payment: Payment, refund: Refund, *, webhook_id: str, at: flo
     if payment.form is not Form.V4:
         return bodies_v3.flat_refund(payment, refund)
     data = bodies_v4.refund_event(payment, refund)
-    return _v4_envelope("refund.completed", data, webhook_id=webhook_id, at=at)
+    return v4_envelope("refund.completed", data, webhook_id=webhook_id, at=at)
+
+
+def v4_envelope(event_type: str, data: Body, *, webhook_id: str, at: float) -> Body:
+    """Return what v4 wraps an event in; `at` is epoch seconds."""
+    return {
+        "webhook_id": webhook_id,
+        "timestamp": round(at * 1000),
+        "type": event_type,
+        "data": data,
+    }
+
+
+def reversal_webhook(payment: Payment, *, webhook_id: str, at: float) -> Body:
+    """Return the webhook that tells of a v4 transfer that came back."""
+    data = bodies_v4.reversal(payment, at=at)
+    return v4_envelope("transfer.reversal", data, webhook_id=webhook_id, at=at)
 
 
 def v3_charge_answer(payment: Payment) -> Body:
@@ -97,11 +119,25 @@ def v4_transfer_answer(payment: Payment) -> Body:
     return _envelope("Transfer fetched", bodies_v4.transfer(payment))
 
 
-def v4_list_answer(payments: list[Payment]) -> Body:
-    """Return what ``/v4/charges?reference=`` says: all attempts on one page."""
-    answer = _envelope("Charges fetched", [bodies_v4.charge_resource(p) for p in payments])
-    page = {"total": len(payments), "current_page": 1, "total_pages": 1}
-    return answer | {"meta": {"page_info": page}}
+def v3_list_answer(page: Page[Payment]) -> Body:
+    """Return one page of ``/v3/transactions``, where ids are strings."""
+    shown = [bodies_v3.charge(p) | {"id": str(p.id)} for p in page.items]
+    return _listed("Transactions fetched", shown, page)
+
+
+def v4_list_answer(page: Page[Payment]) -> Body:
+    """Return one page of ``/v4/charges``."""
+    return _listed("Charges fetched", [bodies_v4.charge_resource(p) for p in page.items], page)
+
+
+def v4_customer_answer(customer: Customer) -> Body:
+    """Return what ``/v4/customers/{id}`` says."""
+    return _envelope("Customer fetched", bodies_v4.customer(customer))
+
+
+def v4_customers_answer(page: Page[Customer]) -> Body:
+    """Return one page of ``/v4/customers``."""
+    return _listed("Customers fetched", [bodies_v4.customer(c) for c in page.items], page)
 
 
 def v3_error(message: str) -> Body:
@@ -117,14 +153,9 @@ def v4_error(error_type: str, code: str, message: str) -> Body:
     }
 
 
+def _listed(message: str, data: list[Body], page: Page[Any]) -> Body:
+    return _envelope(message, data) | {"meta": {"page_info": page.info}}
+
+
 def _envelope(message: str, data: Any) -> Body:
     return {"status": "success", "message": message, "data": data}
-
-
-def _v4_envelope(event_type: str, data: Body, *, webhook_id: str, at: float) -> Body:
-    return {
-        "webhook_id": webhook_id,
-        "timestamp": round(at * 1000),
-        "type": event_type,
-        "data": data,
-    }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from paystate.flutterwave.sandbox.truth import Method, Payment, Refund
+from paystate.flutterwave.sandbox.records import Method, Payment, Refund
 from paystate.flutterwave.sandbox.words import (
     ACCOUNT_NUMBER,
     FINGERPRINT,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paystate.flutterwave.sandbox.truth import Method, Payment, Refund
+from paystate.flutterwave.sandbox.records import Customer, Method, Payment, Refund
 from paystate.flutterwave.sandbox.words import (
     ACCOUNT_NUMBER,
     FINGERPRINT,
@@ -15,25 +15,25 @@ from paystate.flutterwave.sandbox.words import (
 )
 from paystate.status import Status
 
-__all__ = ["charge_event", "charge_resource", "refund_event", "transfer"]
+__all__ = [
+    "charge_event",
+    "charge_resource",
+    "customer",
+    "refund_event",
+    "reversal",
+    "transfer",
+]
+
+_CUSTOMER_SINCE = "2025-01-01T08:00:00.000Z"
 
 
 def charge_event(payment: Payment) -> Body:
     """Return a charge as a webhook's `data` has it, its customer included."""
-    customer = payment.customer
     return {
         "id": payment.id,
         "amount": number(payment.amount),
         "currency": payment.currency,
-        "customer": {
-            "id": customer.v4_id,
-            "address": None,
-            "email": customer.email,
-            "name": {"first": customer.first_name, "middle": None, "last": customer.last_name},
-            "phone": {"country_code": "234", "number": customer.phone.removeprefix("+234")},
-            "meta": {},
-            "created_datetime": iso_ms(payment.created_at),
-        },
+        "customer": customer(payment.customer),
         "description": None,
         "meta": {"note": f"{SECRET_MARK}-meta"},
         "payment_method": _method(payment)
@@ -43,6 +43,26 @@ def charge_event(payment: Payment) -> Body:
         "status": provider_word(payment),
         "processor_response": _processor_response(payment),
         "created_datetime": iso_ms(payment.created_at),
+    }
+
+
+def customer(person: Customer) -> Body:
+    """Return a customer, the same in webhooks and answers."""
+    return {
+        "id": person.v4_id,
+        "address": {
+            "line1": f"{SECRET_MARK}-street",
+            "line2": None,
+            "city": "Lagos",
+            "state": "Lagos",
+            "postal_code": "100001",
+            "country": "NG",
+        },
+        "email": person.email,
+        "name": {"first": person.first_name, "middle": None, "last": person.last_name},
+        "phone": {"country_code": "234", "number": person.phone.removeprefix("+234")},
+        "meta": {"note": f"{SECRET_MARK}-meta"},
+        "created_datetime": _CUSTOMER_SINCE,
     }
 
 
@@ -93,6 +113,18 @@ def transfer(payment: Payment) -> Body:
         },
         "payment_information": {"proof": "000000000000000000000000000001"},
         "meta": {},
+    }
+
+
+def reversal(payment: Payment, *, at: float) -> Body:
+    """Return a transfer that came back at epoch second `at`, as a webhook's `data` has it."""
+    return transfer(payment) | {
+        "status": "FAILED",
+        "reversal": {
+            "initial_status": "SUCCESSFUL",
+            "reconciliation_status": "REVERSED",
+            "reversal_datetime": iso_ms(at),
+        },
     }
 
 

@@ -11,11 +11,17 @@ from __future__ import annotations
 import random
 import string
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from decimal import Decimal
-from enum import StrEnum
-from typing import Any
 
+from paystate.flutterwave.sandbox.records import (
+    Change,
+    Customer,
+    Form,
+    Method,
+    Payment,
+    Refund,
+    TruthRefused,
+)
 from paystate.status import TERMINAL, Status, from_provider
 from paystate.updates import Kind
 
@@ -41,108 +47,6 @@ _LAST = ("Example", "Sample", "Synthetic", "Testing")
 _SETTLED = TERMINAL | {Status.PENDING, Status.PROCESSING}
 
 
-class Form(StrEnum):
-    """The API a payment was made with, which decides its ids and the shape of its webhooks."""
-
-    V3 = "v3"
-    V4 = "v4"
-    FLAT = "flat"  # made with v3, webhooks without an envelope (the older form)
-
-
-class Method(StrEnum):
-    """How a charge is paid."""
-
-    CARD = "card"
-    BANK_TRANSFER = "bank_transfer"
-    MOBILE_MONEY = "mobile_money"
-
-
-class TruthRefused(Exception):
-    """A change that the truth does not allow; `reason` is `conflict`, `invalid` or `settled`."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
-@dataclass(frozen=True, slots=True)
-class Customer:
-    """A made-up person: e-mail addresses at example.com, numbers nobody has."""
-
-    v3_id: int
-    v4_id: str
-    first_name: str
-    last_name: str
-    email: str
-    phone: str
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A status and when it became true (epoch seconds)."""
-
-    at: float
-    status: Status
-
-
-@dataclass(frozen=True, slots=True)
-class Refund:
-    """Money given back on a charge; `status` is the provider's own word."""
-
-    id: int | str
-    amount: Decimal
-    status: str
-    at: float
-
-
-@dataclass(slots=True)
-class Payment:
-    """One charge or transfer. `amount` is exact, in major units; `created_at` is epoch seconds."""
-
-    id: int | str
-    form: Form
-    kind: Kind
-    tx_ref: str
-    amount: Decimal
-    currency: str
-    method: Method
-    customer: Customer
-    created_at: float
-    history: list[Change] = field(default_factory=list)
-    refunds: list[Refund] = field(default_factory=list)
-
-    @property
-    def status(self) -> Status:
-        """Return the status that is true now."""
-        return self.history[-1].status
-
-    @property
-    def key(self) -> tuple[Kind, str]:
-        """Return what the truth knows it by: v3 ids of a charge and a transfer may be the same."""
-        return self.kind, str(self.id)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as the control API shows it; amounts are decimal strings."""
-        return {
-            "id": str(self.id),
-            "kind": self.kind.value,
-            "api": self.form.value,
-            "tx_ref": self.tx_ref,
-            "amount": format(self.amount, "f"),
-            "currency": self.currency,
-            "status": self.status.value,
-            "customer_id": self.customer.v4_id
-            if self.form is Form.V4
-            else str(self.customer.v3_id),
-            "created_at": self.created_at,
-            "history": [{"at": c.at, "status": c.status.value} for c in self.history],
-            "refunds": [
-                {"id": str(r.id), "amount": format(r.amount, "f"), "status": r.status}
-                for r in self.refunds
-            ],
-        }
-
-
 class Truth:
     """All payments of one sandbox, newest last."""
 
@@ -151,12 +55,17 @@ class Truth:
         self._max_payments = max_payments
         self._payments: dict[tuple[Kind, str], Payment] = {}
         self._by_reference: dict[str, list[Payment]] = {}
+        self._refunds: dict[str, tuple[Payment, Refund]] = {}
         # Far apart between seeds, so that a second run does not settle the first run's payments.
         self._next_id = self._rng.randrange(10**8, 9 * 10**8)
         self.customers = tuple(self._customer(n) for n in range(CUSTOMERS))
 
     def __iter__(self) -> Iterator[Payment]:
         return iter(self._payments.values())
+
+    def newest_first(self) -> Iterator[Payment]:
+        """Return all payments, the last one first."""
+        return reversed(self._payments.values())
 
     def __len__(self) -> int:
         return len(self._payments)
@@ -232,13 +141,26 @@ class Truth:
             raise TruthRefused("invalid", "more than is left of the charge")
         is_v4 = payment.form is Form.V4
         refund = Refund(
-            id=f"rfd_{self._letters(10)}" if is_v4 else self._rng.randrange(10**5, 10**6),
+            id=self._refund_id(payment.form),
             amount=amount,
             status=word or ("succeeded" if is_v4 else "completed-bank-transfer"),
             at=at,
         )
         payment.refunds.append(refund)
+        self._refunds[str(refund.id)] = payment, refund
         return refund
+
+    def reverse(self, payment: Payment, *, at: float) -> Payment:
+        """Note that a successful v4 transfer came back at time `at`; its status stays.
+
+        Raises TruthRefused for anything else, and for the second time.
+        """
+        if payment.kind is not Kind.TRANSFER or payment.form is not Form.V4:
+            raise TruthRefused("invalid", "only a transfer of v4 can be reversed")
+        if payment.status is not Status.SUCCESSFUL or payment.reversed_at is not None:
+            raise TruthRefused("settled", "only a successful transfer comes back, and once")
+        payment.reversed_at = at
+        return payment
 
     def find(self, payment_id: str, kind: Kind | None = None) -> Payment | None:
         """Return the payment with this id: of `kind`, or else the charge, or else the transfer."""
@@ -249,11 +171,11 @@ class Truth:
 
     def find_refund(self, refund_id: str) -> tuple[Payment, Refund] | None:
         """Return the refund with this id and the charge it gives money back on."""
-        for payment in self:
-            for refund in payment.refunds:
-                if str(refund.id) == refund_id:
-                    return payment, refund
-        return None
+        return self._refunds.get(refund_id)
+
+    def customer(self, v4_id: str) -> Customer | None:
+        """Return the customer with this id of v4's, which alone has customers of their own."""
+        return next((c for c in self.customers if c.v4_id == v4_id), None)
 
     def attempts(self, tx_ref: str, kind: Kind = Kind.CHARGE) -> list[Payment]:
         """Return the payments of a reference, oldest first."""
@@ -262,6 +184,8 @@ class Truth:
     def _forget_oldest(self) -> None:
         key = next(iter(self._payments))
         payment = self._payments.pop(key)
+        for refund in payment.refunds:
+            self._refunds.pop(str(refund.id), None)
         rest = [p for p in self._by_reference[payment.tx_ref] if p is not payment]
         if rest:
             self._by_reference[payment.tx_ref] = rest
@@ -282,6 +206,14 @@ class Truth:
         if not (given.isascii() and given.isdigit() and len(given) <= 18):
             raise TruthRefused("invalid", "a v3 id is an integer")
         return int(given)
+
+    def _refund_id(self, form: Form) -> int | str:
+        if form is Form.V4:
+            return f"rfd_{self._letters(10)}"
+        number = self._rng.randrange(10**5, 10**9)
+        while str(number) in self._refunds:
+            number += 1
+        return number
 
     def _letters(self, count: int) -> str:
         return "".join(self._rng.choices(_LETTERS, k=count))

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from paystate.flutterwave.sandbox.truth import Form, Payment
+from paystate.flutterwave.sandbox.records import Form, Payment
 from paystate.status import Status
 from paystate.updates import Kind
 

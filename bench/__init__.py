@@ -1,0 +1,1 @@
+"""Measurements: ``python -m bench NAME``. The last line of each is one JSON object."""
