@@ -44,7 +44,7 @@ def banner(plan: Plan, data: DataDir, example: str | None) -> str:
     rows = [
         ("API", running.web),
         ("webhook", running.webhook),
-        ("sandbox", f"{running.sandbox}/sandbox/payments" if running.sandbox else "none"),
+        ("sandbox", f"{running.sandbox}/sandbox" if running.sandbox else "none"),
         ("secret hash", _shown(plan, data, "FLW_SECRET_HASH")),
         ("API token", token),
         ("data", str(data.path)),

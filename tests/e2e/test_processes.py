@@ -113,7 +113,9 @@ async def _listen(url: str, news: asyncio.Queue[dict[str, Any]], listening: asyn
                 async for message in pubsub.listen():
                     listening.set()
                     if message["type"] == "message":
-                        news.put_nowait(orjson.loads(message["data"]))
+                        said = orjson.loads(message["data"])
+                        if "version" in said:  # the rest is the heartbeat
+                            news.put_nowait(said)
         except (OSError, RedisError):
             await asyncio.sleep(0.05)  # the server is away: there is nothing to wait on but time
 

@@ -308,7 +308,7 @@ def test_an_unknown_scheme_is_refused_with_those_that_are_known(name: str, value
     [
         ("PORT", 0, 65535),
         ("WORKER_PORT", 0, 65535),
-        ("PENDING_LEASE_MS", 0, 60_000),
+        ("PENDING_LEASE_MS", 0, 5000),
         ("PROVIDER_TIMEOUT_S", 1, 9),
         ("CACHE_TIMEOUT_MS", 10, 30_000),
         ("DATABASE_POOL", 1, 200),
