@@ -10,7 +10,9 @@ which loses none and is read whenever something may have been lost:
 * every `POLL_S` in any case. This alone would do.
 
 Whoever listens gets each change once, by version: what is older than what an entity has shown is
-dropped here. Queues are bounded: who does not keep up is told so, and catches up from the log.
+dropped here. The cursor that comes with a change says how far everything has been told: that of a
+change heard on the wire is the one that the log was last read up to. Queues are bounded: who does
+not keep up is told so, and catches up from the log.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
@@ -226,7 +229,10 @@ class Feed:
         try:
             body = orjson.loads(data)
             if "version" in body:
-                self._tell(Change.from_json(body))
+                change = Change.from_json(body)
+                # Its own cursor says that it was committed, not that all before it was published.
+                # A client that goes on from here must be told whatever the wire has lost.
+                self._tell(replace(change, cursor=self._cursor or Cursor()))
         except (ValueError, KeyError, TypeError):
             log.warning("news_unreadable", bytes=len(data))
 
@@ -248,7 +254,10 @@ class Feed:
                 self._resync.set()
 
     async def catch_up(self) -> None:
-        """Tell of everything in the change log since the last safe cursor."""
+        """Tell of everything in the change log since the last safe cursor.
+
+        The first time it only takes the cursor of now, so it must come before anybody listens.
+        """
         if self._cursor is None:
             self._cursor = await self._replay.latest_cursor()
             return

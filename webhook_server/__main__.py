@@ -6,6 +6,7 @@ import asyncio
 import sys
 
 from paystate.connections import REDIS_FAILURES
+from paystate.errors import TransientError
 from paystate.feed import HEARTBEAT_S, beat
 from paystate.observability import logger
 from paystate.process import listen, run_process
@@ -18,6 +19,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     """Serve until `stop`, then let requests under way finish."""
     log = logger()
     async with open_resources(settings) as resources:
+        try:
+            await resources.feed.catch_up()  # before anybody can listen: news begins here
+        except TransientError as e:
+            log.warning("feed_behind", reason=e.reason)
         runner = await listen(
             make_app(resources), settings.host, settings.port, settings.stop_grace_s
         )
