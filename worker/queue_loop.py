@@ -23,6 +23,7 @@ log = logger()
 
 # Only a wake-up that was lost waits this long.
 POLL_S = 1.0
+CANCEL_S = 2.0
 
 
 async def _wake_after_job(ctx: dict[Any, Any]) -> None:
@@ -63,7 +64,8 @@ class WakefulWorker(Worker):
             _, late = await asyncio.wait(running, timeout=grace_s)
             for task in (*late, *self.job_tasks.values()):
                 task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
+            # Waited for with an end: redis-py can lose a cancellation that comes as it has sent.
+            await asyncio.wait(running, timeout=CANCEL_S)
 
 
 class QueueLoop:
