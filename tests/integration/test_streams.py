@@ -305,3 +305,28 @@ async def test_one_heartbeat_serves_all_processes(open_process: Opener) -> None:
 async def test_streams_need_a_token(open_process: Opener, path: str) -> None:
     async with open_world(open_process) as world:
         assert (await world.get(path, token=None)).status == 401
+
+
+async def test_a_stream_that_lags_is_told_so_and_catches_up_where_it_was(
+    open_process: Opener,
+) -> None:
+    """More news than its queue holds: it is ended with a word, and the log has the rest."""
+    async with open_world(open_process) as world:
+        feed = world.resources.feed
+        start = (await world.get("/api/changes")).body["cursor"]
+        numbers = {str(new_id()) for _ in range(300)}
+        await asyncio.gather(*(world.v3(bodies.v3_charge(id=int(n), tx_ref=None)) for n in numbers))
+        listening = subscribed(feed)
+        path = f"/api/changes?after={(await world.resources.store.latest_cursor())}"
+        async with stream(world, path) as events:
+            await listening.wait()
+            for change in (await world.resources.store.changes_after(Cursor(), most=1000)).changes:
+                feed._tell(change)  # all in one turn: nobody has had the chance to read
+            word = ""
+            while word != "lagged":
+                word, *_ = await events.next()
+            with pytest.raises(EOFError):
+                await events.next()
+        async with stream(world, "/api/changes", **{"Last-Event-ID": start}) as events:
+            told = {(await events.next())[1]["payment_id"] for _ in numbers}
+        assert told == numbers
