@@ -185,14 +185,23 @@ async def test_what_was_lost_on_the_wire_is_found_in_the_log(open_process: Opene
     """The change is committed and never published: the poll alone brings it."""
     async with open_world(open_process) as world:
         feed = world.resources.feed
-        feed._poll_s = 0.01
+        feed._poll_s, feed._silence_s = 0.01, 3600  # nothing else makes it read the log
         await feed.catch_up()
+        catch_up, caught_up = feed.catch_up, asyncio.Event()
+
+        async def tell_when_done() -> None:
+            """Catch up, and say so."""
+            await catch_up()
+            caught_up.set()
+
+        feed.catch_up = tell_when_done  # type: ignore[method-assign]
 
         async def lose(*_: Any) -> None:
             """Publish nothing."""
 
         world.resources.cache.announce = lose  # type: ignore[method-assign]
         async with feeding(world):
+            await caught_up.wait()  # what the subscription itself had to read has been read
             with feed.subscribe() as news:
                 number = new_id()
                 await world.v3(bodies.v3_charge(id=number))
@@ -202,7 +211,7 @@ async def test_what_was_lost_on_the_wire_is_found_in_the_log(open_process: Opene
 async def test_a_silent_reconnect_is_noticed_and_the_log_is_read(open_process: Opener) -> None:
     async with open_world(open_process) as world:
         feed = world.resources.feed
-        feed._poll_s = 3600
+        feed._poll_s = feed._silence_s = 3600  # nothing else makes it read the log
         async with feeding(world):
             await feed.catch_up()
             with feed.subscribe() as news:
@@ -254,7 +263,7 @@ async def test_a_version_that_does_not_follow_makes_the_feed_read_the_log(
 ) -> None:
     async with open_world(open_process) as world:
         feed = world.resources.feed
-        feed._poll_s = 3600
+        feed._poll_s = feed._silence_s = 3600  # nothing else makes it read the log
         async with feeding(world):
             number = new_id()
             with feed.subscribe(entity=Entity.reference("default", "gap")) as news:
