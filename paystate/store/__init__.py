@@ -1,7 +1,8 @@
 """The system of record: PostgreSQL, or SQLite on one host, behind one interface."""
 
 from paystate.store.changelog import Page
-from paystate.store.inbox import Claimed, Ending, NewEvent, Recorded
+from paystate.store.claims import Claimed
+from paystate.store.inbox import Ending, NewEvent, Recorded
 from paystate.store.settle import Decision, Settled
 from paystate.store.store import RefusedDecision, Store, open_store
 

@@ -14,10 +14,11 @@ from paystate.changes import Cursor
 from paystate.errors import PaystateError, StoreUnavailable
 from paystate.keys import Entity
 from paystate.state import EntityState
-from paystate.store import changelog, inbox, rows, settle
+from paystate.store import changelog, claims, inbox, rows, settle
 from paystate.store.changelog import Page
+from paystate.store.claims import Claimed, InboxGauges
 from paystate.store.engine import Database, open_database
-from paystate.store.inbox import Claimed, InboxGauges, NewEvent, Recorded
+from paystate.store.inbox import NewEvent, Recorded
 from paystate.store.overlays import overlays_of
 from paystate.store.settle import BeforeCommit, Decision, Settled
 from paystate.store.tables import details
@@ -93,9 +94,9 @@ class Store:
         grace_ms: int = 0,
         most: int = 200,
     ) -> list[Claimed]:
-        """Take due rows that nobody holds; see `paystate.store.inbox.claim`."""
+        """Take due rows that nobody holds; see `paystate.store.claims.claim`."""
         return await self._database.write(
-            lambda c: inbox.claim(
+            lambda c: claims.claim(
                 c, self.dialect, holder=holder, claim_ms=claim_ms, ids=ids, grace_ms=grace_ms,
                 most=most,
             )
@@ -104,9 +105,9 @@ class Store:
     async def defer(
         self, holder: str, ids: Sequence[int], *, wait_ms: int, reason: str, counted: bool
     ) -> None:
-        """Put open rows off; see `paystate.store.inbox.defer`."""
+        """Put open rows off; see `paystate.store.claims.defer`."""
         await self._database.write(
-            lambda c: inbox.defer(
+            lambda c: claims.defer(
                 c,
                 self.dialect,
                 ids,
@@ -184,7 +185,7 @@ class Store:
 
     async def gauges(self) -> InboxGauges:
         """Return how the inbox stands."""
-        return await self._database.read(inbox.gauges)
+        return await self._database.read(claims.gauges)
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless the database answers and is migrated."""

@@ -224,8 +224,9 @@ async def test_valkey_restarted_empty_under_load_makes_nothing_stale_and_loses_n
         oracle = _Oracle(run.outside, random.Random(11))
         numbers = [new_id() for _ in range(120)]
         for batch in (numbers[0:40], numbers[40:80], numbers[80:120]):
+            oracle.loaded.clear()
             driving = asyncio.gather(*(oracle.drive(n) for n in batch))
-            await asyncio.sleep(0)
+            await oracle.loaded.wait()  # some are acknowledged and the rest are on their way
             await asyncio.to_thread(own_valkey.restart, empty=True)
             await driving
         while unsettled := [n for n in numbers if not await oracle.is_settled(n)]:
@@ -264,6 +265,7 @@ class _Oracle:
         self._settled: set[int] = set()
         self.violations: list[str] = []
         self.lookups = 0
+        self.loaded = asyncio.Event()
 
     async def drive(self, number: int) -> None:
         """Make one payment pending, then successful, looking all the while."""
@@ -272,6 +274,7 @@ class _Oracle:
             looking = asyncio.create_task(self._look_often(number))
             assert await self._outside.webhook(body) == 200
             self._acknowledged[number] = word
+            self.loaded.set()
             await looking
             for _ in range(self._rng.randrange(1, 4)):
                 await self.look(number)
