@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check lint types imports wheel format lock clean
+.PHONY: help install run test bench check lint types imports wheel format lock clean
 
 help: ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,9 +23,41 @@ run: install ## run everything on this machine: Valkey, SQLite, web, worker, a s
 	$(BIN)/paystate dev $(ARGS)
 
 test: install ## run the tests on real servers (Valkey and PostgreSQL come from wheels)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
 
-check: lint types imports ## lint, formatting, types, import rules
+BENCHES := streams race lookup scale reader ingest apply latency polls
+
+bench: install ## measure everything, ten minutes; writes bench/results/ and the table in README.md
+	for name in $(BENCHES); do $(BIN)/python -W ignore -m bench $$name || exit 1; done
+	$(BIN)/python -m bench.summary
+
+# Of every proof one part in so many; CI runs a tenth.
+PORTION ?= 1
+PROOFS := prove-model prove-sqlite prove-postgresql prove-removals prove-hostile
+.PHONY: proof $(PROOFS)
+
+proof: install ## prove the promises: model, interleavings, removals, hostile input (PORTION=10: a tenth)
+	$(MAKE) --no-print-directory -j2 -Otarget $(PROOFS)
+
+prove-model:
+	$(BIN)/python -m tests.model $(if $(filter 1,$(PORTION)),--all)
+
+prove-sqlite:
+	$(BIN)/python -W ignore -m tests.interleavings --schedules $$((35000 / $(PORTION)))
+
+prove-postgresql:
+	$(BIN)/python -W ignore -m tests.interleavings --database postgresql \
+	  --first-seed 1000000 --schedules $$((15000 / $(PORTION)))
+
+prove-removals:
+	for mechanism in token mark incarnation version open_event near forestall unsent; do \
+	  $(BIN)/python -W ignore -m tests.interleavings --without $$mechanism || exit 1; \
+	done
+
+prove-hostile:
+	$(BIN)/python -m tests.hostile --seconds $$((60 / $(PORTION)))
+
+check: lint types imports deploy-check ## lint, formatting, types, import rules, everything in deploy/
 
 lint: install
 	$(BIN)/ruff check .
@@ -36,6 +68,10 @@ types: install
 
 imports: install
 	$(BIN)/lint-imports
+
+.PHONY: deploy-check
+deploy-check: install # what deploy/ says against the code; promtool, nginx, systemd and kubectl where they are
+	$(BIN)/python -m deploy.check
 
 wheel: install ## build the wheel and see that it holds the package alone
 	$(BIN)/python -m hatchling build -t wheel

@@ -8,7 +8,8 @@ this caller knows of; the next read cannot have been.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Hashable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from itertools import islice
 from typing import Generic, TypeVar
 
 __all__ = ["Batcher", "Coalescer"]
@@ -25,6 +26,9 @@ class Batcher(Generic[T, R]):
     an item leaves in the same turn of the event loop. `send` returns one result or exception for
     each item, in order; if it raises, every item of the batch gets that exception. A caller that is
     cancelled does not disturb the others.
+
+    `then` is given the items and the results that are no exceptions, and is waited for before they
+    are handed out; the next batch need not wait for it.
     """
 
     def __init__(
@@ -33,8 +37,10 @@ class Batcher(Generic[T, R]):
         *,
         most: int,
         in_flight: int = 1,
+        then: Callable[[Sequence[T], Sequence[R]], Awaitable[None]] | None = None,
     ) -> None:
         self._send = send
+        self._then = then
         self._most = most
         self._free = in_flight
         self._waiting: list[tuple[T, asyncio.Future[R]]] = []
@@ -68,8 +74,17 @@ class Batcher(Generic[T, R]):
             task.add_done_callback(self._tasks.discard)
 
     async def _run(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+        items = [item for item, _ in batch]
         try:
-            results = await self._send([item for item, _ in batch])
+            try:
+                results = await self._send(items)
+            finally:
+                self._free += 1
+                self._start()
+            if self._then is not None:
+                pairs = zip(items, results, strict=True)
+                done = [(i, r) for i, r in pairs if not isinstance(r, BaseException)]
+                await self._then([i for i, _ in done], [r for _, r in done])
             for (_, future), result in zip(batch, results, strict=True):
                 if future.done():
                     continue
@@ -83,9 +98,6 @@ class Batcher(Generic[T, R]):
                     future.set_exception(e)
             if not isinstance(e, Exception):
                 raise
-        finally:
-            self._free += 1
-            self._start()
 
     async def drain(self) -> None:
         """Wait until nothing is under way any more."""
@@ -93,41 +105,114 @@ class Batcher(Generic[T, R]):
             await asyncio.wait(self._tasks)
 
 
-def _retrieve(future: asyncio.Future[R]) -> None:
-    """Mark a failure as seen even if every caller that wanted to see it has gone."""
-    if not future.cancelled():
-        future.exception()
-
-
 class Coalescer(Generic[K, R]):
     """A `Batcher` for reads: callers that ask for the same key share one place in the batch.
 
-    `load` returns what it found; a key it leaves out is answered with None.
+    `load` returns what it found, or why a key could not be looked for, which is raised to those who
+    asked for that key; a key it leaves out is answered with None.
+
+    `pace_s`: a read begins at the earliest so many seconds after the one before it began. At rest
+    nobody waits; under load there are fewer reads of more keys.
     """
 
     def __init__(
         self,
-        load: Callable[[Sequence[K]], Awaitable[dict[K, R]]],
+        load: Callable[[Sequence[K]], Awaitable[Mapping[K, R | BaseException]]],
         *,
         most: int,
         in_flight: int = 1,
+        pace_s: float = 0.0,
     ) -> None:
+        self._pace_s = pace_s
+        self._next_at = 0.0
         self._load = load
-        self._batches: Batcher[K, R | None] = Batcher(self._send, most=most, in_flight=in_flight)
-        self._unsent: dict[K, asyncio.Future[R | None]] = {}
+        self._most = most
+        self._free = in_flight
+        # Who waits for a read of a key that has not been sent, in the order in which they came.
+        self._unsent: dict[K, list[asyncio.Future[R | None]]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._scheduled = False
 
-    async def __call__(self, key: K) -> R | None:
-        """Return what the next read, not yet sent, finds for `key`."""
-        future = self._unsent.get(key)
-        if future is None:
-            future = self._batches.submit(key)
-            future.add_done_callback(_retrieve)
-            self._unsent[key] = future
-        return await asyncio.shield(future)
+    def __call__(self, key: K) -> asyncio.Future[R | None]:
+        """Return the future of what the next read, not yet sent, finds for `key`.
 
-    async def _send(self, keys: Sequence[K]) -> Sequence[R | None]:
-        # From here on the read is in flight: whoever comes now belongs to the next one.
-        for key in keys:
-            self._unsent.pop(key, None)
-        found = await self._load(keys)
-        return [found.get(key) for key in keys]
+        Each caller has a future of its own, so that one who is cancelled takes nothing from others.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[R | None] = loop.create_future()
+        waiting = self._unsent.get(key)
+        if waiting is None:
+            self._unsent[key] = [future]
+            if not self._scheduled and self._free:
+                self._scheduled = True
+                loop.call_soon(self._start)
+        else:
+            waiting.append(future)
+        return future
+
+    def _start(self) -> None:
+        self._scheduled = False
+        loop = asyncio.get_running_loop()
+        while self._unsent and self._free:
+            if self._pace_s:
+                now = loop.time()
+                if now < self._next_at:
+                    self._scheduled = True
+                    loop.call_at(self._next_at, self._start)
+                    return
+                self._next_at = now + self._pace_s
+            batch = self._take()
+            if not batch:
+                continue
+            self._free -= 1
+            task = loop.create_task(self._run(batch))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    def _take(self) -> dict[K, list[asyncio.Future[R | None]]]:
+        """Return what is sent next. It is in flight now: who comes later belongs to the next."""
+        taken, self._unsent = self._unsent, {}
+        if len(taken) > self._most:
+            items = iter(taken.items())
+            taken = dict(islice(items, self._most))
+            self._unsent = dict(items)
+        gone = [k for k, waiting in taken.items() if waiting[0].done() and _all_done(waiting)]
+        for key in gone:
+            del taken[key]
+        return taken
+
+    async def _run(self, batch: dict[K, list[asyncio.Future[R | None]]]) -> None:
+        try:
+            found = await self._load(list(batch))
+            for key, waiting in batch.items():
+                _hand_out(waiting, found.get(key))
+        except BaseException as e:
+            for waiting in batch.values():
+                _hand_out(waiting, e)
+            if not isinstance(e, Exception):
+                raise
+        finally:
+            self._free += 1
+            if not self._scheduled:
+                self._start()
+
+    async def drain(self) -> None:
+        """Wait until nothing is under way any more."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+
+def _all_done(waiting: list[asyncio.Future[R | None]]) -> bool:
+    return all(future.done() for future in waiting)
+
+
+def _hand_out(waiting: list[asyncio.Future[R | None]], result: R | BaseException | None) -> None:
+    """Give everyone who still waits the result, or raise it to them."""
+    failed = isinstance(result, BaseException)
+    for future in waiting:
+        if future.done():
+            continue
+        if failed:
+            future.set_exception(result)  # type: ignore[arg-type]
+        else:
+            future.set_result(result)  # type: ignore[arg-type]

@@ -16,6 +16,10 @@ from paystate.status import Status
 __all__ = ["Change", "Cursor", "iso_utc"]
 
 
+# What a column of the databases holds.
+_MOST = 2**63 - 1
+
+
 def iso_utc(ms: int) -> str:
     """Return `ms` since the epoch as ISO 8601 in UTC with milliseconds."""
     moment = datetime.fromtimestamp(ms / 1000, UTC)
@@ -42,8 +46,8 @@ class Cursor:
         xid, dot, row = text.partition(".")
         if not (dot and xid.isascii() and xid.isdigit() and row.isascii() and row.isdigit()):
             raise ValueError("a cursor looks like 123.456")
-        if len(text) > 40:
-            raise ValueError("a cursor has at most 40 characters")
+        if len(text) > 40 or max(int(xid), int(row)) > _MOST:
+            raise ValueError("a cursor's numbers have 64 bits")
         return cls(int(xid), int(row))
 
 
@@ -85,7 +89,17 @@ class Change:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Return the change in the public form `data`; raises ValueError or KeyError if unsound."""
+        try:
+            return cls._from_json(data)
+        except (TypeError, AttributeError, OverflowError):
+            raise ValueError("not a change") from None
+
+    @classmethod
+    def _from_json(cls, data: dict[str, Any]) -> Self:
         kind = EntityKind(data["kind"])
+        versions = data["version"], data["previous_version"]
+        if not all(type(version) is int and 0 <= version <= _MOST for version in versions):
+            raise ValueError("a version is a whole number of 64 bits")
         own_id = data["tx_ref"] if kind is EntityKind.REFERENCE else data["payment_id"]
         previous = data["previous_status"]
         return cls(
@@ -95,8 +109,8 @@ class Change:
             status=Status(data["status"]),
             previous_status=Status(previous) if previous else None,
             terminal=bool(data["terminal"]),
-            version=int(data["version"]),
-            previous_version=int(data["previous_version"]),
+            version=versions[0],
+            previous_version=versions[1],
             changed_ms=round(datetime.fromisoformat(data["changed_at"]).timestamp() * 1000),
             cursor=Cursor.parse(data["cursor"]),
         )

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Any
+from typing import Any, Protocol, TypeVar, cast
 from urllib.parse import unquote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
+from redis.asyncio import Redis
+from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError
 
-__all__ = ["REDIS_FAILURES", "RedisUrl", "connect"]
+from paystate.cluster import ClusterClient
+from paystate.sentinel import SentinelPool
+from paystate.wire import Client, PlainWire, TlsWire, WirePool
+
+__all__ = ["REDIS_FAILURES", "CacheClient", "CachePipeline", "RedisUrl", "connect", "connect_one"]
 
 # A refused connection is the builtin OSError and a timed-out one may be asyncio's, not redis-py's.
 REDIS_FAILURES = (RedisError, OSError, asyncio.TimeoutError)
@@ -60,16 +64,116 @@ _KEEPALIVE: dict[int, int] = {
 }
 
 
-def connect(
-    url: str, *, client: type[Redis] = Redis, connections: int = 32, timeout_s: float, **more: Any
-) -> Redis:
-    """Return a client for `url`; it connects when first used and must be closed with `aclose`.
+class CachePipeline(Protocol):
+    """Calls that share a round trip: in an ``async with``, collected, then executed."""
 
-    `timeout_s` bounds connecting, waiting for a free connection, and each answer. `more` goes to
-    the client's constructor.
+    async def __aenter__(self) -> Any: ...
+
+    async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None: ...
+
+    def hmget(self, name: str, keys: list[str]) -> Any:
+        """Add an HMGET."""
+
+    def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any:
+        """Add an EVALSHA; a script names keys of one slot."""
+
+    def publish(self, channel: str, message: Any) -> Any:
+        """Add a PUBLISH."""
+
+    async def execute(self, raise_on_error: bool = True) -> list[Any]:
+        """Send the calls; return their replies in order.
+
+        Without `raise_on_error` an error reply stands in its place; so does, on a cluster, the
+        failure to reach its one server. On one server that failure is raised: it is all of them.
+        """
+
+
+class CacheClient(Protocol):
+    """What the cache is asked through, whatever the topology. redis-py's `Redis` is one.
+
+    Commands mean what they mean there, and raise REDIS_FAILURES.
+    """
+
+    def get(self, name: str) -> Any: ...
+
+    def set(
+        self, name: str, value: Any, *, ex: Any = None, px: Any = None, nx: bool = False
+    ) -> Any: ...
+
+    def hmget(self, name: str, keys: list[str]) -> Any: ...
+
+    def hdel(self, name: str, *keys: str) -> Any: ...
+
+    def delete(self, *names: str) -> Any: ...
+
+    def eval(self, script: str, numkeys: int, *keys_and_args: Any) -> Any: ...
+
+    def evalsha(self, sha: str, numkeys: int, *keys_and_args: Any) -> Any: ...
+
+    def script_load(self, script: str) -> Any: ...
+
+    def scan(self, cursor: int = 0, match: str | None = None, count: int | None = None) -> Any: ...
+
+    def ping(self) -> Any: ...
+
+    def pipeline(self, transaction: bool = False) -> Any:
+        """Return a `CachePipeline`."""
+
+    def pubsub(self) -> Any:
+        """Return redis-py's `PubSub`. What is published anywhere is heard everywhere."""
+
+    async def aclose(self) -> None: ...
+
+
+def connect(url: str, *, connections: int = 32, timeout_s: float) -> CacheClient:
+    """Return a client for the cache at `url`; it connects when first used. Close it with `aclose`.
+
+    `timeout_s` bounds connecting, waiting for a free connection, and each answer; `connections` is
+    for each server.
     """
     target = RedisUrl(url)
-    options: dict[str, Any] = {
+    if target.topology != "cluster":
+        return cast(CacheClient, connect_one(url, connections=connections, timeout_s=timeout_s))
+
+    def make(host: str, port: int) -> Redis:
+        return _client(Client, _pool(target, host, port, connections, timeout_s))
+
+    return ClusterClient(target.hosts, make, patience_s=timeout_s)
+
+
+_Client = TypeVar("_Client", bound=Redis)
+
+
+def connect_one(
+    url: str,
+    *,
+    client: type[_Client] = Client,  # type: ignore[assignment]
+    connections: int = 32,
+    timeout_s: float,
+    **more: Any,
+) -> _Client:
+    """Return redis-py's client for the one primary of `url`, as `connect` does.
+
+    `more` goes to the client's constructor. Raises ValueError for a cluster.
+    """
+    target = RedisUrl(url)
+    if target.topology == "cluster":
+        raise ValueError("a cluster has no one primary")
+    if target.topology == "sentinel":
+        pool: Any = _sentinel_pool(target, connections, timeout_s)
+    else:
+        pool = _pool(target, *target.hosts[0], connections, timeout_s)
+    return _client(client, pool, **more)
+
+
+def _client(client: type[_Client], pool: Any, **more: Any) -> _Client:
+    made = client(connection_pool=pool, **more)
+    made.auto_close_connection_pool = True
+    return made
+
+
+def _options(target: RedisUrl, connections: int, timeout_s: float) -> dict[str, Any]:
+    return {
         "db": target.db,
         "username": target.username,
         "password": target.password,
@@ -79,21 +183,26 @@ def connect(
         "socket_keepalive_options": _KEEPALIVE,
         "max_connections": connections,
     }
-    if target.topology == "sentinel":
-        sentinels = Sentinel(  # type: ignore[no-untyped-call]
-            target.hosts, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
-        )
-        pool: Any = SentinelConnectionPool(  # type: ignore[no-untyped-call]
-            target.service or "mymaster", sentinels, ssl=target.tls, **options
-        )
-    else:
-        host, port = target.hosts[0]
-        scheme = "rediss" if target.tls else "redis"
-        pool = BlockingConnectionPool.from_url(
-            f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}",
-            timeout=timeout_s,
-            **options,
-        )
-    made = client(connection_pool=pool, **more)
-    made.auto_close_connection_pool = True
-    return made
+
+
+def _pool(target: RedisUrl, host: str, port: int, connections: int, timeout_s: float) -> WirePool:
+    return WirePool(
+        connection_class=TlsWire if target.tls else PlainWire,
+        host=host,
+        port=port,
+        timeout=timeout_s,  # type: ignore[arg-type]  # any number of seconds will do
+        **_options(target, connections, timeout_s),
+    )
+
+
+def _sentinel_pool(target: RedisUrl, connections: int, timeout_s: float) -> SentinelPool:
+    sentinels = Sentinel(  # type: ignore[no-untyped-call]
+        target.hosts, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+    )
+    return SentinelPool(
+        target.service or "mymaster",
+        sentinels,
+        tls=target.tls,
+        timeout=timeout_s,
+        **_options(target, connections, timeout_s),
+    )

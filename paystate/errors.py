@@ -12,6 +12,7 @@
         ├── ProviderRejected      Flutterwave refuses our credentials or our request
         ├── PaymentNotFound       nobody knows that id or reference
         ├── RequestRejected       a question we cannot make sense of
+        ├── RulingRefused         an operator's ruling that cannot be carried out on that event
         ├── CursorPruned          a cursor from before the oldest change that is still kept
         └── SettingsInvalid       the process must not start; lists every problem at once
 
@@ -31,6 +32,7 @@ __all__ = [
     "ProviderUnavailable",
     "QueueUnavailable",
     "RequestRejected",
+    "RulingRefused",
     "SettingsInvalid",
     "SignatureRejected",
     "StoreUnavailable",
@@ -100,6 +102,10 @@ class PaymentNotFound(PermanentError):
 
 class RequestRejected(PermanentError):
     """A request of a caller that cannot be answered as asked."""
+
+
+class RulingRefused(PermanentError):
+    """An operator's ruling on an event that is not there, or not in a state to be ruled on."""
 
 
 class CursorPruned(PermanentError):

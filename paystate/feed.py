@@ -18,6 +18,7 @@ not keep up is told so, and catches up from the log.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import contextmanager
@@ -26,13 +27,13 @@ from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import orjson
-from redis.asyncio import Redis
 
 from paystate.backoff import delay_s
 from paystate.changes import Change, Cursor
-from paystate.connections import REDIS_FAILURES
+from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import CursorPruned, TransientError
 from paystate.keys import Entity, Keys
+from paystate.near import NearCache
 from paystate.observability import Metrics, logger
 
 __all__ = ["HEARTBEAT_S", "Feed", "Subscription", "beat"]
@@ -58,12 +59,17 @@ class Replay(Protocol):
         """Return the cursor of now."""
 
 
-async def beat(redis: Redis, keys: Keys, merchants: Iterable[str]) -> None:
+async def beat(redis: CacheClient, keys: Keys, merchants: Iterable[str]) -> None:
     """Publish a heartbeat on every merchant's channel, unless another process just has.
 
     Raises what redis-py raises.
     """
-    mine = await redis.set(keys.beating, b"1", nx=True, px=int(HEARTBEAT_S * 900))
+    try:
+        mine = await redis.set(keys.beating, b"1", nx=True, px=int(HEARTBEAT_S * 900))
+    except REDIS_FAILURES:
+        # On a cluster only the one server that holds the key may be away, and news is heard by way
+        # of all the others. Each process beats for itself then.
+        mine = True
     if not mine:
         return
     message = orjson.dumps({"heartbeat": True, "at": datetime.now(UTC).isoformat()})
@@ -113,7 +119,7 @@ class Feed:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: CacheClient,
         replay: Replay,
         keys: Keys,
         merchants: Iterable[str],
@@ -122,9 +128,12 @@ class Feed:
         silence_s: float = SILENCE_S,
         poll_s: float = POLL_S,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        near: NearCache[Any] | None = None,
     ) -> None:
         self._redis = redis
         self._replay = replay
+        self._near = near
+        self._heard_at = 0.0
         self._channels = [keys.all_changes(merchant) for merchant in merchants]
         self._metrics = metrics
         self._silence_s = silence_s
@@ -140,8 +149,11 @@ class Feed:
 
     @property
     def live(self) -> bool:
-        """Whether news is coming in: subscribed, and a heartbeat not long ago."""
-        return self.listening.is_set()
+        """Whether news is coming in: subscribed, and a heartbeat not long ago.
+
+        By the clock, not only by the listener's word: the event loop may have been held up.
+        """
+        return self.listening.is_set() and time.monotonic() - self._heard_at < self._silence_s
 
     # --- listeners ---
 
@@ -174,6 +186,8 @@ class Feed:
     def _tell(self, change: Change) -> None:
         """Hand a change to whoever wants it, unless they have been told of as late a one."""
         entity = change.entity
+        if self._near is not None:
+            self._near.heard(change)
         known = self._versions.get(entity)
         if known is not None and change.version <= known:
             return
@@ -204,6 +218,8 @@ class Feed:
                     log.warning("feed_disconnected", error=type(e).__name__, failures=failures)
                 finally:
                     self.listening.clear()
+                    if self._near is not None:
+                        self._near.lost()
                 await self._sleep(delay_s(failures, first_s=0.1, most_s=2, draw=0.5))
         finally:
             polling.cancel()
@@ -218,8 +234,11 @@ class Feed:
                 if message is None:
                     self._metrics.feed_gaps.labels("silence").inc()
                     raise TimeoutError("no heartbeat")
+                self._heard_at = time.monotonic()
                 if message["type"] == "subscribe":
                     self._metrics.feed_gaps.labels("subscribed").inc()
+                    if self._near is not None:
+                        self._near.resubscribed()
                     self.listening.set()
                     self._resync.set()
                 elif message["type"] == "message":

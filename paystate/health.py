@@ -12,8 +12,9 @@ from collections.abc import Awaitable
 
 import orjson
 from aiohttp import web
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
+from paystate.cluster import ClusterDegraded
 from paystate.connections import REDIS_FAILURES
 from paystate.errors import QueueUnavailable, StoreUnavailable
 from paystate.resources import Resources
@@ -44,7 +45,7 @@ def health_routes(resources: Resources) -> list[web.RouteDef]:
 
     async def metrics(_request: web.Request) -> web.Response:
         return web.Response(
-            body=generate_latest(resources.metrics.registry),
+            body=resources.metrics.exposition(),
             headers={"Content-Type": CONTENT_TYPE_LATEST},
         )
 
@@ -60,6 +61,8 @@ async def _state(check: Awaitable[object]) -> str:
         await check
     except (StoreUnavailable, QueueUnavailable) as e:
         return e.reason
+    except ClusterDegraded:
+        return "degraded"
     except REDIS_FAILURES:
         return "unreachable"
     return "ok"

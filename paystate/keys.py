@@ -7,9 +7,11 @@ a hash slot is percent-escaped: two different identities never share a key.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from urllib.parse import quote
+from typing import NamedTuple
+from urllib.parse import quote, unquote
 
 from paystate.updates import Kind
 
@@ -24,6 +26,9 @@ DEFAULT_MERCHANT = "default"
 MAX_ID_LENGTH = 200
 
 
+_PLAIN = re.compile(r"[A-Za-z0-9._~-]+")
+
+
 class EntityKind(StrEnum):
     """What has a status of its own: a charge, a transfer, or a merchant reference."""
 
@@ -31,13 +36,19 @@ class EntityKind(StrEnum):
     TRANSFER = "transfer"
     REFERENCE = "reference"
 
+    __hash__ = str.__hash__  # an enum's own is Python
+
 
 _SEGMENTS = {EntityKind.CHARGE: "tx", EntityKind.TRANSFER: "transfer", EntityKind.REFERENCE: "ref"}
+_KINDS_BY_NAME = {kind.value: kind for kind in EntityKind}
+_KINDS = {word: kind for kind, word in _SEGMENTS.items()}
 
 
-@dataclass(frozen=True, slots=True)
-class Entity:
-    """The identity of something with a status: merchant, kind and id (or tx_ref)."""
+class Entity(NamedTuple):
+    """The identity of something with a status: merchant, kind and id (or tx_ref).
+
+    A tuple, because every batch looks thousands of them up and a tuple hashes itself in C.
+    """
 
     merchant: str
     kind: EntityKind
@@ -62,7 +73,7 @@ class Entity:
     def from_row_key(cls, key: str) -> Entity:
         """Return the entity whose `row_key` is `key`."""
         kind, merchant, own_id = key.split(":", 2)
-        return cls(merchant, EntityKind(kind), own_id)
+        return cls(merchant, _KINDS_BY_NAME[kind], own_id)
 
     @property
     def is_reference(self) -> bool:
@@ -77,7 +88,7 @@ def segment(value: str) -> str:
     """
     if not 0 < len(value) <= MAX_ID_LENGTH:
         raise ValueError(f"an id has 1 to {MAX_ID_LENGTH} characters, this one {len(value)}")
-    if value.isascii() and value.isalnum():  # nearly every id there is
+    if _PLAIN.fullmatch(value):  # nearly every id there is
         return value
     return quote(value, safe="")
 
@@ -100,6 +111,25 @@ class Keys:
     def hash(self, entity: Entity) -> str:
         """Return the key of the one hash that holds an entity's status."""
         return self._entity(entity, "hash")
+
+    @property
+    def all_hashes(self) -> str:
+        """Return the pattern that every key of `hash` matches; `entity_of` says what is one."""
+        return f"{self.prefix}:*:hash"
+
+    def entity_of(self, key: str) -> Entity | None:
+        """Return the entity whose `hash` is `key`, or None if there is none."""
+        parts = key.removeprefix(f"{self.prefix}:").split(":")
+        merchant = DEFAULT_MERCHANT
+        if len(parts) == 5 and parts[0] == "merchant":
+            merchant, parts = unquote(parts[1]), parts[2:]
+        if len(parts) != 3 or parts[0] not in _KINDS:
+            return None
+        entity = Entity(merchant, _KINDS[parts[0]], unquote(parts[1]))
+        try:
+            return entity if self.hash(entity) == key else None
+        except ValueError:
+            return None
 
     def asked(self, entity: Entity) -> str:
         """Return the key that marks an entity as asked of the provider a moment ago."""

@@ -8,13 +8,21 @@ job. Metrics are ``paystate_<thing>_<unit or total>`` with labels of few values.
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import MutableMapping
 from typing import Any
 
 import orjson
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+    multiprocess,
+)
 
 __all__ = ["Metrics", "configure_logging", "logger", "place_of"]
 
@@ -71,11 +79,12 @@ def _to_json(value: Any, **_: Any) -> str:
     return orjson.dumps(value, default=str).decode()
 
 
-def configure_logging(level: str, style: str, process: str) -> None:
+def configure_logging(level: str, style: str, process: str, *, for_good: bool = False) -> None:
     """Write logs to standard error: JSON lines, or coloured for people.
 
-    `style` is json, console or auto (console on a terminal). Libraries that log through the
-    standard library come out in the same shape, at WARNING and above.
+    `style` is json, console or auto (console on a terminal). `for_good` makes each line cheaper and
+    is for processes: a logger that was used takes no other configuration then. Libraries that log
+    through the standard library come out in the same shape, at WARNING and above.
     """
     as_json = style == "json" or (style == "auto" and not sys.stderr.isatty())
 
@@ -103,7 +112,7 @@ def configure_logging(level: str, style: str, process: str) -> None:
         processors=[*shared, *tail],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
+        cache_logger_on_first_use=for_good,
     )
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(
@@ -194,7 +203,10 @@ class Metrics:
             "paystate_swept_events_total", "Events the sweeper had to take.", registry=r
         )
         self.subscribers = Gauge(
-            "paystate_subscribers", "Streams and waiting lookups open now.", registry=r
+            "paystate_subscribers",
+            "Streams and waiting lookups open now.",
+            multiprocess_mode="livesum",
+            registry=r,
         )
         self.feed_gaps = Counter(
             "paystate_feed_gaps_total",
@@ -202,10 +214,31 @@ class Metrics:
             ["reason"],
             registry=r,
         )
-        self.inbox_open = Gauge("paystate_inbox_open", "Open inbox rows.", registry=r)
+        # The worker's, which is one process; in a web process they are nought.
+        self.inbox_open = Gauge(
+            "paystate_inbox_open", "Open inbox rows.", multiprocess_mode="livemax", registry=r
+        )
         self.inbox_oldest = Gauge(
-            "paystate_inbox_oldest_seconds", "Age of the oldest open inbox row.", registry=r
+            "paystate_inbox_oldest_seconds",
+            "Age of the oldest open inbox row.",
+            multiprocess_mode="livemax",
+            registry=r,
         )
         self.inbox_stuck = Gauge(
-            "paystate_inbox_stuck", "Held and dead inbox rows, by ending.", ["ending"], registry=r
+            "paystate_inbox_stuck",
+            "Held and dead inbox rows, by ending.",
+            ["ending"],
+            multiprocess_mode="livemax",
+            registry=r,
         )
+
+    def exposition(self) -> bytes:
+        """Return everything in the format of Prometheus; of all web processes where there are more.
+
+        prometheus_client counts in shared files if PROMETHEUS_MULTIPROC_DIR was set at its import.
+        """
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

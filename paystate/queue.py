@@ -10,12 +10,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, cast
+from typing import Any
 
 import orjson
 from arq.connections import ArqRedis
 
-from paystate.connections import REDIS_FAILURES, connect
+from paystate.connections import REDIS_FAILURES, connect_one
 from paystate.errors import QueueUnavailable
 from paystate.keys import Keys
 
@@ -76,7 +76,7 @@ class Queue:
 @asynccontextmanager
 async def open_queue(url: str, keys: Keys, *, timeout_s: float) -> AsyncIterator[Queue]:
     """Open the queue at `url`; connects when first used."""
-    redis = connect(
+    redis = connect_one(
         url,
         client=ArqRedis,
         connections=16,
@@ -86,6 +86,6 @@ async def open_queue(url: str, keys: Keys, *, timeout_s: float) -> AsyncIterator
         default_queue_name=keys.queue,
     )
     try:
-        yield Queue(cast(ArqRedis, redis), keys)
+        yield Queue(redis, keys)
     finally:
         await redis.aclose()

@@ -10,20 +10,22 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import aiohttp
-from redis.asyncio import Redis
 
 from paystate.cache.statuses import StatusCache
-from paystate.connections import connect
+from paystate.connections import CacheClient, connect
 from paystate.feed import Feed
 from paystate.flutterwave.client import Credentials, FlutterwaveClient
 from paystate.flutterwave.gate import RedisGate
 from paystate.keys import Keys
+from paystate.near import NearCache
 from paystate.observability import Metrics
+from paystate.payments.answers import StatusAnswer
 from paystate.payments.asking import Asker
 from paystate.payments.lookup import Lookups
 from paystate.payments.recording import Recorder
@@ -42,7 +44,7 @@ class Resources:
     settings: Settings
     metrics: Metrics
     keys: Keys
-    redis: Redis
+    redis: CacheClient
     store: Store
     cache: StatusCache
     queue: Queue
@@ -50,10 +52,15 @@ class Resources:
     settler: Settler
     lookups: Lookups
     feed: Feed
+    providers: Mapping[str, Provider]
 
 
 def _provider(
-    merchant: Merchant, settings: Settings, session: aiohttp.ClientSession, redis: Redis, keys: Keys
+    merchant: Merchant,
+    settings: Settings,
+    session: aiohttp.ClientSession,
+    redis: CacheClient,
+    keys: Keys,
 ) -> Provider:
     credentials = Credentials(
         secret_key=merchant.secret_key,
@@ -120,7 +127,16 @@ async def open_resources(
             recheck_s=settings.pending_recheck_s,
             not_found_s=settings.not_found_s,
         )
-        lookups = Lookups(store, cache, asker, metrics, recheck_s=settings.pending_recheck_s)
+        near: NearCache[StatusAnswer] = NearCache(settings.near_size, clock=time.monotonic)
+        lookups = Lookups(
+            store,
+            cache,
+            asker,
+            metrics,
+            recheck_s=settings.pending_recheck_s,
+            near=near,
+            pace_s=settings.database_pace_ms / 1000,
+        )
         stack.push_async_callback(lookups.drain)
         yield Resources(
             settings,
@@ -133,5 +149,6 @@ async def open_resources(
             recorder,
             settler,
             lookups,
-            Feed(redis, store, keys, tuple(settings.merchants), metrics),
+            Feed(redis, store, keys, tuple(settings.merchants), metrics, near=near),
+            providers,
         )

@@ -161,7 +161,9 @@ class Settings:
     cache_url: str = _setting(
         "CACHE_URL",
         "redis://127.0.0.1:6379/0",
-        "Redis or Valkey that holds the statuses. It may lose anything at any time.",
+        "Redis or Valkey that holds the statuses: redis://host:port/db, "
+        "redis+sentinel://host:port,host:port/name or redis+cluster://host:port,host:port, and "
+        "rediss for TLS. It may lose anything at any time.",
         parse=_redis_url(*REDIS_SCHEMES),
         secret=True,
     )
@@ -229,6 +231,13 @@ class Settings:
     port: int = _setting(
         "PORT", 8080, "Port of the web process; 0 takes a free one.", parse=_integer(0, 65535)
     )
+    web_processes: int = _setting(
+        "WEB_PROCESSES",
+        1,
+        "Web processes on PORT (Linux), each with its own DATABASE_POOL and near cache; /metrics "
+        "of any gives the sums. One for each core that the web may have: more only take turns.",
+        parse=_integer(1, 256),
+    )
     worker_port: int = _setting(
         "WORKER_PORT",
         8081,
@@ -285,6 +294,13 @@ class Settings:
         "that was lost.",
         parse=_integer(5, 86_400),
     )
+    near_size: int = _setting(
+        "NEAR_SIZE",
+        100_000,
+        "Successful answers that each web process keeps in itself, for 30 s at most and only while "
+        "it hears of changes; about 1 kB each. 0 asks the cache for every one.",
+        parse=_integer(0, 10_000_000),
+    )
     not_found_s: int = _setting(
         "NOT_FOUND_S",
         120,
@@ -307,6 +323,14 @@ class Settings:
         "503, never a guess.",
         parse=_integer(1, 60),
     )
+    database_pace_ms: int = _setting(
+        "DATABASE_PACE_MS",
+        10,
+        "Least time between two of a process's queries for statuses, in milliseconds; what is "
+        "asked for meanwhile goes into the next one. Higher spares the database and makes busy "
+        "lookups of unsettled payments wait that long; 0 sends the next when one is answered.",
+        parse=_integer(0, 1000),
+    )
     ttl_terminal_s: int = _setting(
         "TTL_TERMINAL_S",
         86_400,
@@ -327,6 +351,75 @@ class Settings:
         32,
         "Jobs one worker runs at once; each holds up to 200 events.",
         parse=_integer(1, 1000),
+    )
+    audit_changes_per_s: int = _setting(
+        "AUDIT_CHANGES_PER_S",
+        2,
+        "Changes a second that each worker's audit follows: looked up again 10 ms, 100 ms, 1 s and "
+        "60 s after the news, four lookups and four to eight queries for each. More gives more "
+        "nines sooner and costs that much; 0 follows none.",
+        parse=_integer(0, 100),
+    )
+    audit_round_s: int = _setting(
+        "AUDIT_ROUND_S",
+        10,
+        "Seconds between the rounds of each worker's audit. A round costs about eleven queries and "
+        "two or three round trips to the cache, whatever is going on.",
+        parse=_integer(1, 3600),
+    )
+    audit_sample: int = _setting(
+        "AUDIT_SAMPLE",
+        100,
+        "Cached entries, and rows of the database, compared in each round. All of them have been "
+        "gone through after their number / AUDIT_SAMPLE rounds: lower finds a fault later, higher "
+        "costs a command for each entry. 0 compares none.",
+        parse=_integer(0, 5000),
+    )
+    audit_provider_calls_per_hour: int = _setting(
+        "AUDIT_PROVIDER_CALLS_PER_HOUR",
+        10,
+        "Settled payments an hour about which each worker's audit asks Flutterwave whether it says "
+        "the same, out of PROVIDER_CALLS_PER_HOUR and only while 60 % of that are left. 0 asks "
+        "about none.",
+        parse=_integer(0, 3600),
+    )
+    audit_url: str = _setting(
+        "AUDIT_URL",
+        "",
+        "Web process that the audit asks, as customers do: http://host:port. Empty: the audit runs "
+        "the same code in its own process, and does not see what stands before the web processes.",
+        parse=_base_url,
+    )
+    audit_token: str | None = _setting(
+        "AUDIT_TOKEN",
+        None,
+        "Bearer token for AUDIT_URL; one that may read every merchant.",
+        parse=_secret,
+        secret=True,
+    )
+    inbox_keep_days: int = _setting(
+        "INBOX_KEEP_DAYS",
+        90,
+        "Days for which what an event said is kept after its arrival, once it has ended; then its "
+        "row stays, without it. Too low: `paystate explain` cannot say what came. Too high: the "
+        "inbox grows by about 1 kB for each webhook. 0 keeps all.",
+        parse=_integer(0, 36_500),
+    )
+    event_keys_keep_days: int = _setting(
+        "EVENT_KEYS_KEEP_DAYS",
+        400,
+        "Days after which the row of an ended event goes too, and with it its key. Too low: a "
+        "delivery that comes later still counts as new, and costs a question to Flutterwave. Too "
+        "high: about 300 bytes for each webhook. 0 keeps all; else at least INBOX_KEEP_DAYS.",
+        parse=_integer(0, 36_500),
+    )
+    changes_keep_days: int = _setting(
+        "CHANGES_KEEP_DAYS",
+        90,
+        "Days for which the change log goes back. Too low: a subscriber that was away longer gets "
+        "410 and has to read all statuses anew. Too high: the log grows by about 300 bytes for "
+        "each change. 0 keeps all.",
+        parse=_integer(0, 36_500),
     )
     stop_grace_s: int = _setting(
         "STOP_GRACE_S",
@@ -518,17 +611,30 @@ def _merchant(
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
+def _cluster_problems(settings: Settings) -> list[str]:
+    problems = []
+    if not settings.queue_url:
+        problems.append(
+            "QUEUE_URL is not set, and CACHE_URL names a cluster, which cannot hold the queue: "
+            "name one primary, or a redis+sentinel:// service"
+        )
+    if urlsplit(settings.cache_url).path.strip("/") not in ("", "0"):
+        problems.append(
+            "CACHE_URL names a cluster, which has no databases but 0: end it at the port"
+        )
+    return problems
+
+
 def _contradictions(settings: Settings, role: Role) -> list[str]:
     problems = []
     if "+cluster://" in settings.cache_url:
-        problems.append(
-            "CACHE_URL names a cluster, which this version cannot use yet: name one primary, or a "
-            "redis+sentinel:// service"
-        )
+        problems.extend(_cluster_problems(settings))
     if (settings.client_id is None) != (settings.client_secret is None):
         problems.append("FLW_CLIENT_ID and FLW_CLIENT_SECRET go together: set both or neither")
     if settings.log_format not in {"auto", "json", "console"}:
         problems.append("LOG_FORMAT must be auto, json or console")
+    if 0 < settings.event_keys_keep_days < (settings.inbox_keep_days or 36_500):
+        problems.append("EVENT_KEYS_KEEP_DAYS must be at least INBOX_KEEP_DAYS, or 0")
     if role is Role.WEB:
         if not settings.secret_hashes:
             problems.append(

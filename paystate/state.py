@@ -31,6 +31,17 @@ class Attempt:
             return None
         return cls(EntityKind(kind), payment_id)
 
+    def short(self) -> str:
+        """Return it as the cache keeps it: a charge by its id alone, a size of allocation less."""
+        return self.id if self.kind is EntityKind.CHARGE and ":" not in self.id else str(self)
+
+    @classmethod
+    def parse_short(cls, text: str | None) -> Attempt | None:
+        """Return the attempt in what the cache keeps, or None for nothing or nonsense."""
+        if text and ":" not in text:
+            return cls(EntityKind.CHARGE, text)
+        return cls.parse(text)
+
 
 @dataclass(frozen=True, slots=True)
 class EntityState:
@@ -52,6 +63,8 @@ class EntityState:
     @property
     def shown(self) -> Status:
         """What a caller is told."""
+        if not (self.open_events or self.held_events):  # as either rule has it
+            return self.status
         rule = shown_reference if self.entity.is_reference else shown
         return rule(self.status, open_events=self.open_events, held_events=self.held_events)
 

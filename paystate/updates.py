@@ -54,7 +54,7 @@ class Card:
 
     def to_json(self) -> dict[str, str]:
         """Return the fields that are known."""
-        return {f.name: v for f in fields(self) if (v := getattr(self, f.name)) is not None}
+        return {n: value for n in _CARD_FIELDS if (value := getattr(self, n)) is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,35 +85,40 @@ class PaymentUpdate:
 
     def to_json(self) -> dict[str, Any]:
         """Return this as plain JSON values, decimals as strings, unknown fields left out."""
-        out: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is None or value == ():
-                continue
-            if isinstance(value, Decimal):
-                value = format(value, "f")
-            elif isinstance(value, Card):
-                value = value.to_json()
-            elif isinstance(value, tuple):
-                value = list(value)
-            out[field.name] = value
+        out: dict[str, Any] = {
+            name: value for name in _UPDATE_FIELDS if (value := getattr(self, name)) is not None
+        }
+        for name in _DECIMALS:
+            if name in out:
+                out[name] = format(out[name], "f")
+        if self.card is not None:
+            out["card"] = self.card.to_json()
+        if self.flaws:
+            out["flaws"] = list(self.flaws)
+        else:
+            del out["flaws"]
         return out
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Return what `to_json` was given, leaving out fields that a newer version has added."""
-        known = {f.name for f in fields(cls)}
-        values = {name: value for name, value in data.items() if name in known}
-        for name in ("amount", "charged_amount", "app_fee"):
+        values = {name: value for name, value in data.items() if name in _UPDATE_FIELDS}
+        for name in _DECIMALS:
             if name in values:
                 values[name] = Decimal(values[name])
         if "card" in values:
-            names = {f.name for f in fields(Card)}
-            values["card"] = Card(**{k: v for k, v in values["card"].items() if k in names})
+            held = values["card"].items()
+            values["card"] = Card(**{name: value for name, value in held if name in _CARD_FIELDS})
         values["kind"] = Kind(values["kind"])
         values["status"] = Status(values["status"])
         values["flaws"] = tuple(values.get("flaws", ()))
         return cls(**values)
+
+
+# Asked of the classes once: for each event it would cost more than all else that is done with it.
+_CARD_FIELDS = dict.fromkeys(field.name for field in fields(Card))
+_UPDATE_FIELDS = dict.fromkeys(field.name for field in fields(PaymentUpdate))
+_DECIMALS = ("amount", "charged_amount", "app_fee")
 
 
 class OverlayType(StrEnum):

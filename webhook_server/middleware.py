@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable
 
-import structlog
 from aiohttp import web
 from aiohttp.typedefs import Middleware
+from prometheus_client import Counter
 
 from paystate.errors import PaystateError
 from paystate.observability import Metrics, logger, place_of
@@ -25,6 +25,16 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # Asked every few seconds by machines; a line for each would drown the rest.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
+# The questions that come fifty thousand times a minute. What was answered is counted; a line for
+# each costs more than the answer, so there is one with LOG_LEVEL=DEBUG only. Refusals are logged.
+_LOOKUPS = frozenset(
+    {
+        "/api/payments/{id}/status",
+        "/api/payments/by-ref/{tx_ref}/status",
+        "/api/payments/status",
+    }
+)
+
 
 def _http_problem(error: web.HTTPException) -> web.Response:
     reasons = {
@@ -37,13 +47,13 @@ def _http_problem(error: web.HTTPException) -> web.Response:
     return problem(error.status, reason, detail, headers)
 
 
-def surround(metrics: Metrics) -> Middleware:
-    """Return the middleware."""
+def surround(metrics: Metrics, *, verbose: bool) -> Middleware:
+    """Return the middleware; `verbose` has it log the lookups that were answered too."""
+    counters: dict[tuple[str, int], Counter] = {}
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         started = time.perf_counter()
-        structlog.contextvars.clear_contextvars()
         response: web.StreamResponse
         fields: dict[str, object] = {}
         request[LOG_FIELDS] = fields
@@ -65,8 +75,13 @@ def surround(metrics: Metrics) -> Middleware:
             response = problem(500, "internal_error", "a fault of ours; it has been logged")
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "unmatched"
-        metrics.requests.labels(route, response.status).inc()
-        if route not in _QUIET:
+        counter = counters.get((route, response.status))
+        if counter is None:
+            counter = metrics.requests.labels(route, response.status)
+            counters[route, response.status] = counter
+        counter.inc()
+        answered = route in _LOOKUPS and response.status in (200, 304)
+        if route not in _QUIET and not (answered and not verbose):
             log.info(
                 "request_finished",
                 method=request.method,

@@ -7,23 +7,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from aiohttp import ETag, web
+from aiohttp import web
 
 from paystate.errors import PaymentNotFound
 from paystate.feed import Feed
 from paystate.keys import Entity, EntityKind
+from paystate.observability import Metrics
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.lookup import Lookups
 from paystate.state import Attempt
 from paystate.store import Store
 from webhook_server.access import Access
+from webhook_server.bodies import read_within
 from webhook_server.parameters import identifier, kind_of, whole_number
+from webhook_server.prepared import Prepared, takes_prepared
 from webhook_server.problems import Refused
 from webhook_server.streams import wait_for_change
 
 __all__ = ["PaymentEndpoints"]
 
 MOST_AT_ONCE = 200
+MOST_BYTES = 256 * 1024
 LONGEST_WAIT_S = 60
 
 
@@ -37,12 +41,22 @@ class PaymentEndpoints:
         feed: Feed,
         access: Access,
         merchants: Sequence[str],
+        metrics: Metrics,
     ) -> None:
+        self._answered = metrics.requests.labels("/api/payments/{id}/status", 200)
         self._feed = feed
         self._lookups = lookups
         self._store = store
         self._access = access
         self._merchants = merchants
+
+    def held(self, merchant: str, payment_id: str) -> Prepared | None:
+        """Return the whole answer that lies ready for a payment, and count it; or None."""
+        near = self._lookups.near(f"charge:{merchant}:{payment_id}")
+        made: Prepared | None = near.made if near is not None else None
+        if made is not None:
+            self._answered.inc()
+        return made
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes; those with a fixed word come before those with an id in its place."""
@@ -55,31 +69,40 @@ class PaymentEndpoints:
             web.get("/api/payments/{id}", self.details_by_id),
         ]
 
-    async def status_by_id(self, request: web.Request) -> web.Response:
+    async def status_by_id(self, request: web.Request) -> web.StreamResponse:
         """``GET /api/payments/{id}/status``."""
         merchant = self._access.merchant(request, self._merchants)
         payment_id = identifier(request.match_info["id"], "id")
-        kind = kind_of(request.query.get("kind"))
+        if not request.query_string:
+            near = self._lookups.near(f"charge:{merchant}:{payment_id}")
+            return _respond(
+                request, near or await self._lookups.payment(merchant, payment_id, None)
+            )
         answer = await self._lookups.payment(
-            merchant, payment_id, kind, min_version=_min_version(request)
+            merchant,
+            payment_id,
+            kind_of(request.query.get("kind")),
+            min_version=_min_version(request),
         )
-        return _respond(request, await self._waited(request, answer))
+        return _respond(request, await self._waited(request, answer), _min_version(request))
 
-    async def status_by_reference(self, request: web.Request) -> web.Response:
+    async def status_by_reference(self, request: web.Request) -> web.StreamResponse:
         """``GET /api/payments/by-ref/{tx_ref}/status``."""
         return await self._reference(request, request.match_info["tx_ref"])
 
-    async def status_by_query(self, request: web.Request) -> web.Response:
+    async def status_by_query(self, request: web.Request) -> web.StreamResponse:
         """``GET /api/payments/status?tx_ref=``, for references with slashes."""
         if "tx_ref" not in request.query:
             raise Refused(400, "tx_ref_missing", "name the reference: ?tx_ref=...")
         return await self._reference(request, request.query["tx_ref"])
 
-    async def _reference(self, request: web.Request, tx_ref: str) -> web.Response:
+    async def _reference(self, request: web.Request, tx_ref: str) -> web.StreamResponse:
         merchant = self._access.merchant(request, self._merchants)
         entity = Entity.reference(merchant, identifier(tx_ref, "tx_ref"))
+        if not request.query_string:
+            return _respond(request, await self._lookups.status(entity))
         answer = await self._lookups.status(entity, min_version=_min_version(request))
-        return _respond(request, await self._waited(request, answer))
+        return _respond(request, await self._waited(request, answer), _min_version(request))
 
     async def _waited(self, request: web.Request, answer: StatusAnswer) -> StatusAnswer:
         """Return `answer`, or with ``?wait=`` the one that comes after it, within that time.
@@ -166,7 +189,7 @@ def _min_version(request: web.Request) -> int:
 
 async def _wanted(request: web.Request) -> tuple[list[str], list[str], EntityKind | None]:
     try:
-        body = orjson.loads(await request.read())
+        body = orjson.loads(await read_within(request, MOST_BYTES))
     except orjson.JSONDecodeError:
         raise Refused(400, "not_json", "the body is not JSON") from None
     if not isinstance(body, dict):
@@ -192,26 +215,35 @@ def _json(body: Any) -> web.Response:
     return web.Response(body=orjson.dumps(body), content_type="application/json", headers=_CACHING)
 
 
-def _respond(request: web.Request, answer: StatusAnswer) -> web.Response:
+def _respond(
+    request: web.Request, answer: StatusAnswer, min_version: int = 0
+) -> web.StreamResponse:
     """Return the answer, or 304 if the caller has it, or 409 if it needs a later one."""
-    if answer.version < _min_version(request):
+    if answer.version < min_version:
         raise Refused(
             409,
             "version_not_reached",
             f"the latest version is {answer.version}",
             {"Retry-After": "1"},
         )
-    # Weak: `as_of` and `source` differ from answer to answer, what is said does not.
-    tag = f"{answer.entity.kind[0]}{answer.version}{'f' if answer.fresh else 's'}"
-    headers = dict(_CACHING)
+    if "If-None-Match" not in request.headers and takes_prepared(request):
+        prepared: Prepared | None = answer.made
+        if prepared is None:
+            lines = "".join(f"{name}: {value}\r\n" for name, value in _headers(answer).items())
+            prepared = answer.keep_made(
+                Prepared(lines, answer.rendered()[0], answer.entity.merchant)
+            )
+        return prepared
+    body, tag = answer.rendered()
+    headers = _headers(answer)
+    wanted = request.if_none_match or ()
+    if any(etag.value in (tag[3:-1], "*") for etag in wanted):
+        return web.Response(status=304, headers=headers)
+    return web.Response(body=body, content_type="application/json", headers=headers)
+
+
+def _headers(answer: StatusAnswer) -> dict[str, str]:
+    headers = {**_CACHING, "ETag": answer.rendered()[1]}
     if answer.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(answer.retry_after_s)))
-    wanted = request.if_none_match
-    if wanted and any(etag.value in (tag, "*") for etag in wanted):
-        response = web.Response(status=304, headers=headers)
-    else:
-        response = web.Response(
-            body=orjson.dumps(answer.to_json()), content_type="application/json", headers=headers
-        )
-    response.etag = ETag(tag, is_weak=True)
-    return response
+    return headers

@@ -8,7 +8,6 @@ sends it again.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping
 
@@ -24,15 +23,13 @@ from paystate.observability import Metrics, logger
 from paystate.payments.recording import Recorder, new_event
 from paystate.store import Recorded
 from paystate.updates import Event, Ignored
+from webhook_server.bodies import read_within
 from webhook_server.middleware import LOG_FIELDS
 from webhook_server.problems import Refused
 
 __all__ = ["WebhookEndpoint"]
 
 log = logger()
-
-# Flutterwave sends a body of a few kilobytes at once. Who needs longer holds a connection open.
-BODY_TIMEOUT_S = 10
 
 
 class WebhookEndpoint:
@@ -79,18 +76,11 @@ class WebhookEndpoint:
         if verifier is None:
             raise Refused(404, "unknown_merchant", "no such merchant is configured")
         request[LOG_FIELDS]["merchant"] = merchant
-        raw = await self._read(request)
+        raw = await read_within(request, self._max_body_bytes)
         api = verifier.verify(raw, request.headers)
         event = parse_event(api, read_body(raw, request.content_type), raw)
         request[LOG_FIELDS] |= {"api": api.value, "event_type": event.type}
         return await self._record(merchant, event, request)
-
-    async def _read(self, request: web.Request) -> bytes:
-        """Return the exact bytes of the body, bounded in size and time."""
-        if (request.content_length or 0) > self._max_body_bytes:
-            raise Refused(413, "body_too_large", f"a body has {self._max_body_bytes} bytes at most")
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await request.read()
 
     async def _record(self, merchant: str, event: Event, request: web.Request) -> tuple[str, str]:
         subject = event.subject
@@ -108,9 +98,8 @@ class WebhookEndpoint:
 
     async def _commit(self, merchant: str, event: Event) -> Recorded:
         """Record the event. A caller that hangs up does not undo what is being committed."""
-        recording = asyncio.ensure_future(self._recorder.record(new_event(merchant, event)))
         try:
-            return await asyncio.shield(recording)
+            return await self._recorder.record(new_event(merchant, event))
         except PaystateError:
             raise
         except Exception as e:

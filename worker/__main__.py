@@ -7,13 +7,17 @@ import sys
 
 from aiohttp import web
 
+from paystate.audit import open_audit
 from paystate.feed import HEARTBEAT_S, beat
 from paystate.health import health_routes
 from paystate.observability import logger
+from paystate.payments.retention import Pruner, Retention
 from paystate.process import listen, run_process
 from paystate.resources import open_resources
 from paystate.settings import Role, Settings
+from worker.audit import Auditor
 from worker.loops import forever, pause
+from worker.pruning import PruningLoop
 from worker.queue_loop import QueueLoop
 from worker.sweep import Sweeper
 
@@ -24,7 +28,7 @@ CANCEL_S = 2.0
 async def run(settings: Settings, stop: asyncio.Event) -> None:
     """Work until `stop`, then let jobs under way finish."""
     log = logger()
-    async with open_resources(settings) as resources:
+    async with open_resources(settings) as resources, open_audit(resources) as audit:
         app = web.Application()
         app.add_routes(health_routes(resources))
         runner = await listen(app, settings.host, settings.worker_port, settings.stop_grace_s)
@@ -32,6 +36,8 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             resources.queue, resources.settler, resources.keys, stop, jobs=settings.worker_jobs
         )
         sweeper = Sweeper(resources.settler, resources.store, resources.metrics, stop)
+
+        auditor = Auditor(audit, stop, every_s=settings.audit_round_s, sample=settings.audit_sample)
 
         async def heartbeat() -> None:
             await beat(resources.redis, resources.keys, settings.merchants)
@@ -44,7 +50,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             "heartbeat": heartbeat,
         }
         working = [asyncio.create_task(forever(n, w, stop)) for n, w in rounds.items()]
-        listening = asyncio.create_task(forever("wakes", queue.hear_wakes, stop))
+        # These have nothing to finish, and end at once.
+        pruner = Pruner(resources.store, Retention(
+            settings.inbox_keep_days, settings.event_keys_keep_days, settings.changes_keep_days
+        ))  # fmt: skip
+        aside = {"wakes": queue.hear_wakes, "audit": auditor.work, "audit_news": auditor.hear,
+                 "pruning": PruningLoop(pruner, stop).work}  # fmt: skip
+        listening = [asyncio.create_task(forever(n, w, stop)) for n, w in aside.items()]
         try:
             log.info("worker_started", addresses=[f"{a[0]}:{a[1]}" for a in runner.addresses],
                      jobs=settings.worker_jobs)  # fmt: skip
@@ -56,9 +68,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             queue.wake()
             _, late = await asyncio.wait(working, timeout=settings.stop_grace_s)
             await queue.finish(settings.stop_grace_s)
-            for task in (*late, listening):
+            for task in (*late, *listening):
                 task.cancel()
-            await asyncio.wait((*late, listening), timeout=CANCEL_S)
+            await asyncio.wait((*late, *listening), timeout=CANCEL_S)
             await runner.cleanup()
 
 

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from paystate.observability import logger
-from paystate.payments.settling import Settler
+from worker.together import Together
 
 __all__ = ["settle"]
 
@@ -16,7 +16,8 @@ log = logger()
 async def settle(ctx: dict[str, Any], inbox_ids: list[int]) -> None:
     """Settle the inbox rows `inbox_ids`; whatever is not ended here, the sweeper finds."""
     started = time.perf_counter()
-    settler: Settler = ctx["settler"]
-    ended = await settler.settle(inbox_ids)
+    together: Together = ctx["together"]
+    batch = await together.settle(inbox_ids)
     log.info("job_finished", job=ctx["job_id"], attempt=ctx["job_try"], events=len(inbox_ids),
-             ended=ended, duration_ms=round((time.perf_counter() - started) * 1000, 2))  # fmt: skip
+             batch=len(batch.ids), batch_ended=batch.ended,
+             duration_ms=round((time.perf_counter() - started) * 1000, 2))  # fmt: skip

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.exceptions import NoScriptError, ResponseError
+from redis.exceptions import NoScriptError
+
+from paystate.connections import CacheClient
 
 __all__ = ["FILL", "GET", "MARK", "PUT", "Call", "Script", "run"]
 
@@ -34,8 +35,11 @@ GET, FILL, MARK, PUT = (_load(name) for name in ("get", "fill", "mark", "put"))
 Call = tuple[Script, str, tuple[Any, ...]]
 
 
-async def run(redis: Redis, calls: Sequence[Call]) -> list[Any]:
-    """Run scripts in one round trip; an error reply stands in its place as a ResponseError.
+async def run(redis: CacheClient, calls: Sequence[Call]) -> list[Any]:
+    """Run scripts in one round trip; the exception of a call that failed stands in its place.
+
+    An error reply is a ResponseError. On a cluster a call can also fail alone because its server
+    cannot be reached; on one server that is raised, and nothing may be known of any call.
 
     A server that does not have a script (restarted, promoted, flushed) has run nothing of that
     call, so it is given the scripts and those calls are made once more.
@@ -48,13 +52,10 @@ async def run(redis: Redis, calls: Sequence[Call]) -> list[Any]:
         again = await _pipeline(redis, [calls[i] for i in missing])
         for i, result in zip(missing, again, strict=True):
             results[i] = result
-    for result in results:
-        if isinstance(result, Exception) and not isinstance(result, ResponseError):
-            raise result
     return results
 
 
-async def _pipeline(redis: Redis, calls: Sequence[Call]) -> list[Any]:
+async def _pipeline(redis: CacheClient, calls: Sequence[Call]) -> list[Any]:
     async with redis.pipeline(transaction=False) as pipe:
         for script, key, arguments in calls:
             pipe.evalsha(script.digest, 1, key, *arguments)

@@ -7,24 +7,25 @@ four scripts beside this file.
 
 from __future__ import annotations
 
+import asyncio
 import random
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from redis.asyncio import Redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoScriptError, ResponseError
 
-from paystate.batch import Coalescer
+from paystate.batch import Batcher, Coalescer
 from paystate.cache.scripts import FILL, GET, MARK, PUT, Call, run
 from paystate.changes import Change
-from paystate.connections import REDIS_FAILURES
+from paystate.cluster import NodeDown
+from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import CacheUnavailable
 from paystate.keys import Entity, Keys
 from paystate.observability import Metrics, logger
-from paystate.state import EntityState
+from paystate.state import Attempt, EntityState
 from paystate.status import Status
 from paystate.ttl import TtlPolicy
 
@@ -35,6 +36,9 @@ log = logger()
 # What a floor must outlive is a reader on its way from the database to its fill; leases and tokens
 # guard the rest. Far longer than any read takes, and small.
 FLOOR_MS = 300_000
+# Entities of which this process remembers that they need a proof; when it is more, it forgets all.
+UNSETTLED = 100_000
+_FIELDS = ["status", "version", "at", "link"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ class StatusCache:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: CacheClient,
         *,
         lease_ms: int,
         ttl: TtlPolicy,
@@ -84,7 +88,12 @@ class StatusCache:
         self._metrics = metrics
         self._keys = keys or Keys()
         self._draw = draw
+        self._hits = metrics.cache_reads.labels("hit")
+        self._misses = metrics.cache_reads.labels("miss")
         self._reads: Coalescer[Entity, Hit | Miss] = Coalescer(self._load, most=256, in_flight=2)
+        self._offers: Batcher[Call, str] = Batcher(self._fill, most=256, in_flight=2)
+        # What had no final status when it was last read.
+        self._unsettled: set[Entity] = set()
 
     async def read(self, entity: Entity) -> Hit | Miss:
         """Return a proven answer or a miss; never raises for a cache that cannot be reached.
@@ -94,61 +103,110 @@ class StatusCache:
         return await self._reads(entity) or Miss()
 
     async def _load(self, entities: Sequence[Entity]) -> dict[Entity, Hit | Miss]:
+        found: dict[Entity, Hit | Miss] = {}
         try:
-            found = await self._read_plain(entities)
-            rest = [entity for entity in entities if entity not in found]
+            rest = await self._read_first(entities, found)
             if rest and self.lease_ms:
-                found |= await self._read_leased(rest)
+                await self._read_leased(rest, found)
+                self._expect(rest)
         except REDIS_FAILURES as e:
-            self._metrics.cache_errors.labels("read").inc()
-            log.warning("cache_unreachable", operation="read", error=type(e).__name__)
-            return {entity: Miss(unreachable=True) for entity in entities}
+            found |= self._failed({entity: e for entity in entities if entity not in found})
+        hits = misses = 0
         for entity in entities:
-            answer = found.setdefault(entity, Miss())
-            self._metrics.cache_reads.labels("hit" if isinstance(answer, Hit) else "miss").inc()
+            answer = found.get(entity)
+            if answer is None:
+                answer = found[entity] = Miss()
+            if isinstance(answer, Hit):
+                hits += 1
+            elif not answer.unreachable:
+                misses += 1
+        self._hits.inc(hits)
+        self._misses.inc(misses)
         return found
 
-    async def _read_plain(self, entities: Sequence[Entity]) -> dict[Entity, Hit | Miss]:
-        """Read the entries that need no proof: one HMGET each, one round trip for all."""
+    def _expect(self, entities: Sequence[Entity]) -> None:
+        """Remember that these need a proof, which then takes one round trip and not two."""
+        if len(self._unsettled) + len(entities) > UNSETTLED:
+            self._unsettled.clear()
+        self._unsettled.update(entities)
+
+    def _failed(self, failures: Mapping[Entity, Exception]) -> dict[Entity, Hit | Miss]:
+        """Return the misses of entities that could not be asked for; say so once for a batch."""
+        if not failures:
+            return {}
+        error = next(iter(failures.values()))
+        self._metrics.cache_errors.labels("read").inc()
+        if not isinstance(error, NodeDown):  # of which the cluster's client has told, once
+            log.warning("cache_unreachable", operation="read", error=type(error).__name__,
+                        entities=len(failures))  # fmt: skip
+        return {entity: Miss(unreachable=True) for entity in failures}
+
+    async def _read_first(
+        self, entities: Sequence[Entity], found: dict[Entity, Hit | Miss]
+    ) -> list[Entity]:
+        """Read entries into `found` in one round trip; return those that need a proof.
+
+        An entry that needs none is an HMGET. One that needed a proof before is asked for it at
+        once: the script answers `successful` as well.
+        """
+        token = secrets.token_hex(8)
+        unsettled = self._unsettled.intersection(entities)
         async with self._redis.pipeline(transaction=False) as pipe:
             for entity in entities:
-                pipe.hmget(self._keys.hash(entity), ["status", "version", "at", "link"])
+                if entity in unsettled:
+                    pipe.evalsha(GET.digest, 1, self._keys.hash(entity), self.lease_ms, token)
+                else:
+                    pipe.hmget(self._keys.hash(entity), _FIELDS)
             replies = await pipe.execute(raise_on_error=False)
-        found: dict[Entity, Hit | Miss] = {}
-        corrupt = []
+        rest = []
+        failures: dict[Entity, Exception] = {}
         for entity, reply in zip(entities, replies, strict=True):
-            if isinstance(reply, ResponseError) and _is_foreign(reply):
-                corrupt.append(entity)
-                continue
-            if isinstance(reply, Exception):
-                raise reply
-            if reply[0] != b"successful":
-                continue
-            hit = _hit(reply[0], reply[1], reply[2], reply[3], reply[2])
-            if hit is None:
-                corrupt.append(entity)
+            if isinstance(reply, NoScriptError):
+                rest.append(entity)
+            elif isinstance(reply, Exception) and not _is_foreign(reply):
+                failures[entity] = reply
+            elif entity in unsettled:
+                found[entity] = answer = await self._proven(entity, reply, token)
+                if isinstance(answer, Hit) and answer.status is Status.SUCCESSFUL:
+                    self._unsettled.discard(entity)
+            elif (plain := await self._plain(entity, reply)) is not None:
+                found[entity] = plain
             else:
-                found[entity] = hit
-        for entity in corrupt:
-            found[entity] = await self._drop_corrupt(entity)
-        return found
+                rest.append(entity)
+        found |= self._failed(failures)
+        return rest
 
-    async def _read_leased(self, entities: Sequence[Entity]) -> dict[Entity, Hit | Miss]:
+    async def _plain(self, entity: Entity, reply: Any) -> Hit | Miss | None:
+        """Return what HMGET has said of an entry, or None if it needs a proof."""
+        if isinstance(reply, Exception):
+            return await self._drop_corrupt(entity)
+        if reply[0] != b"successful":
+            return None
+        hit = _hit(reply[0], reply[1], reply[2], reply[3], reply[2])
+        return hit or await self._drop_corrupt(entity)
+
+    async def _read_leased(
+        self, entities: Sequence[Entity], found: dict[Entity, Hit | Miss]
+    ) -> None:
         token = secrets.token_hex(8)
         calls: list[Call] = [
             (GET, self._keys.hash(entity), (self.lease_ms, token)) for entity in entities
         ]
-        found: dict[Entity, Hit | Miss] = {}
+        failures: dict[Entity, Exception] = {}
         for entity, reply in zip(entities, await run(self._redis, calls), strict=True):
-            if isinstance(reply, ResponseError):
-                if not _is_foreign(reply):
-                    raise reply
-                found[entity] = await self._drop_corrupt(entity)
-            elif reply[0] == 1:
-                found[entity] = _hit(*reply[1:]) or await self._drop_corrupt(entity)
+            if isinstance(reply, Exception) and not _is_foreign(reply):
+                failures[entity] = reply
             else:
-                found[entity] = Miss(token if reply[1] else None)
-        return found
+                found[entity] = await self._proven(entity, reply, token)
+        found |= self._failed(failures)
+
+    async def _proven(self, entity: Entity, reply: Any, token: str) -> Hit | Miss:
+        """Return what the `get` script has said of an entry, or that it is not one of ours."""
+        if isinstance(reply, Exception):
+            return await self._drop_corrupt(entity)
+        if reply[0] == 1:
+            return _hit(*reply[1:]) or await self._drop_corrupt(entity)
+        return Miss(token if reply[1] else None)
 
     async def _drop_corrupt(self, entity: Entity) -> Miss:
         """Delete what we did not write. Its floor and token go too: nobody can fill with them."""
@@ -162,25 +220,42 @@ class StatusCache:
 
         Best effort: a fill that fails costs the next reader a database read, nothing else.
         """
+        offered = self.offer(state, token)
+        return "not_cacheable" if offered is None else await offered
+
+    def offer(self, state: EntityState, token: str | None) -> asyncio.Future[str] | None:
+        """Return the future of `fill`, or None if there is nothing to fill with.
+
+        Those that are offered together share a round trip.
+        """
         final = state.status is Status.SUCCESSFUL
         if not (final or (token and self.lease_ms and state.cacheable)):
-            return "not_cacheable"
+            return None
         arguments = (
             max(self.lease_ms, 1),
             token or "",
             state.shown.value,
             state.version,
             state.changed_ms,
-            state.link or "",
+            _kept_link(state),
             self._ttl.milliseconds(state.shown, self._draw()),
             0 if state.cacheable else 1,
         )
+        return self._offers.submit((FILL, self._keys.hash(state.entity), arguments))
+
+    async def _fill(self, calls: Sequence[Call]) -> list[str | BaseException]:
         try:
-            reply = (await run(self._redis, [(FILL, self._keys.hash(state.entity), arguments)]))[0]
-        except REDIS_FAILURES:
+            replies = await run(self._redis, calls)
+        except REDIS_FAILURES as e:
+            replies = [e] * len(calls)
+        return [self._filled(reply) for reply in replies]
+
+    def _filled(self, reply: Any) -> str:
+        """Return and count what became of a fill."""
+        if isinstance(reply, Exception) and not isinstance(reply, ResponseError):
             self._metrics.cache_errors.labels("fill").inc()
             return "unreachable"
-        result = "corrupt" if isinstance(reply, ResponseError) else reply.decode()
+        result = "corrupt" if isinstance(reply, ResponseError) else str(reply.decode())
         self._metrics.cache_fills.labels(result).inc()
         return result
 
@@ -221,7 +296,7 @@ class StatusCache:
             state.shown.value,
             state.version,
             state.changed_ms,
-            state.link or "",
+            _kept_link(state),
             self._ttl.milliseconds(state.shown, self._draw()),
             orjson.dumps(change.to_json()) if change else b"",
             self._keys.changes(state.entity),
@@ -234,26 +309,33 @@ class StatusCache:
             return
         try:
             replies = await run(self._redis, calls)
-            wrong = [i for i, reply in enumerate(replies) if isinstance(reply, ResponseError)]
+            wrong = [i for i, reply in enumerate(replies) if isinstance(reply, Exception)]
             if wrong:
-                await self._repair([calls[i] for i in wrong], replies[wrong[0]])
+                await self._repair([calls[i] for i in wrong], [replies[i] for i in wrong])
         except REDIS_FAILURES as e:
             self._metrics.cache_errors.labels(operation).inc()
             raise CacheUnavailable(f"{operation}_failed") from e
 
-    async def _repair(self, calls: Sequence[Call], error: ResponseError) -> None:
+    async def _repair(self, calls: Sequence[Call], errors: Sequence[Exception]) -> None:
         """Delete keys that hold something else, and write again; other refusals are raised."""
-        if not _is_foreign(error):
-            raise error  # out of memory, read only, loading: the write has not happened
+        for error in errors:
+            if not _is_foreign(error):
+                raise error  # out of memory, read only, loading: the write has not happened
         await self._redis.delete(*(key for _, key, _ in calls))
         for reply in await run(self._redis, calls):
-            if isinstance(reply, ResponseError):
+            if isinstance(reply, Exception):
                 raise reply
 
 
-def _is_foreign(error: ResponseError) -> bool:
+def _kept_link(state: EntityState) -> str:
+    """Return the link of a state as its entry keeps it."""
+    attempt = Attempt.parse(state.link) if state.entity.is_reference else None
+    return attempt.short() if attempt is not None else state.link or ""
+
+
+def _is_foreign(error: Exception) -> bool:
     """Say whether the key holds something that is no hash: not ours, to be deleted."""
-    return "WRONGTYPE" in str(error)
+    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
 
 
 def _latest(states: Sequence[EntityState]) -> list[EntityState]:

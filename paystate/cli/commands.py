@@ -18,6 +18,14 @@ _MODULES = {
     "send": "paystate.cli.send",
     "lookup": "paystate.cli.lookup",
     "watch": "paystate.cli.watch",
+    "doctor": "paystate.cli.doctor",
+    "explain": "paystate.cli.explain",
+    "dead-letters": "paystate.cli.dead_letters",
+    "release": "paystate.cli.release",
+    "reject": "paystate.cli.reject",
+    "replay": "paystate.cli.replay",
+    "prune": "paystate.cli.prune",
+    "audit": "paystate.cli.audit",
     "sandbox": "paystate.cli.sandbox",
 }
 

@@ -12,6 +12,7 @@ it last knew: never without a limit, and never with an error.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -19,9 +20,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Protocol
 
-from redis.asyncio import Redis
-from redis.exceptions import RedisError
+from redis.exceptions import NoScriptError, RedisError
 
+from paystate.connections import CacheClient
 from paystate.errors import ProviderUnavailable
 from paystate.keys import Keys
 
@@ -49,8 +50,14 @@ _STRIKES_TTL_S = 2 * MOST_COOL_OFF_S
 _REDIS_TIMEOUT_S = 1.0
 _REDIS_DOWN = (RedisError, OSError, TimeoutError)
 
-_BUDGET_LUA = Path(__file__).with_name("gate.lua").read_text("utf-8")
-_COOL_OFF_LUA = Path(__file__).with_name("cooloff.lua").read_text("utf-8")
+
+def _script(name: str) -> tuple[str, str]:
+    """Return a script's text and the digest under which a server keeps it."""
+    text = Path(__file__).with_name(name).read_text("utf-8")
+    return text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+_SPEND, _STRIKE = _script("gate.lua"), _script("cooloff.lua")
 
 
 class Purpose(StrEnum):
@@ -59,10 +66,11 @@ class Purpose(StrEnum):
     CONFIRM = "confirm"  # a webhook has come and waits to be settled
     LOOKUP = "lookup"  # somebody wants to know and the database is not enough
     RECONCILE = "reconcile"  # nothing has been heard for a while
+    AUDIT = "audit"  # nobody waits: what is settled is compared now and then
 
 
 # In percent of the hourly budget.
-_SHARES = {Purpose.CONFIRM: 100, Purpose.LOOKUP: 80, Purpose.RECONCILE: 60}
+_SHARES = {Purpose.CONFIRM: 100, Purpose.LOOKUP: 80, Purpose.RECONCILE: 60, Purpose.AUDIT: 40}
 
 
 def share(hourly_budget: int, purpose: Purpose) -> int:
@@ -155,7 +163,7 @@ class RedisGate:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: CacheClient,
         keys: Keys,
         merchant: str,
         *,
@@ -169,8 +177,6 @@ class RedisGate:
         self._clock = clock
         # What this process knows, from Redis and from its own calls.
         self._local = LocalGate(hourly_budget=hourly_budget, clock=clock)
-        self._spend = redis.register_script(_BUDGET_LUA)
-        self._strike = redis.register_script(_COOL_OFF_LUA)
         self.degraded = False
 
     async def enter(self, purpose: Purpose) -> None:
@@ -185,7 +191,7 @@ class RedisGate:
         local.turn_hour()
         limit = share(self._hourly_budget, purpose)
         answer = await self._ask(
-            self._spend(keys=[self._hour_key()], args=[limit, _BUDGET_TTL_S, local.spent])
+            self._run(_SPEND, self._hour_key(), limit, _BUDGET_TTL_S, local.spent)
         )
         if answer is None:
             await local.enter(purpose)
@@ -204,7 +210,7 @@ class RedisGate:
             round(MOST_COOL_OFF_S * 1000),
             round(_STRIKES_TTL_S * 1000),
         ]
-        answer = await self._ask(self._strike(keys=[self._cool_off_key], args=args))
+        answer = await self._ask(self._run(_STRIKE, self._cool_off_key, *args))
         if answer is None:
             await self._local.cool_off(retry_after_s)
         else:
@@ -230,6 +236,14 @@ class RedisGate:
         until = min(until_ms / 1000, self._clock() + MOST_COOL_OFF_S)
         self._local.until = max(self._local.until, until)
         self._local.strikes = strikes
+
+    async def _run(self, script: tuple[str, str], key: str, *args: int) -> Any:
+        """Run a script on its one key, so that on a cluster it is at one server."""
+        text, digest = script
+        try:
+            return await self._redis.evalsha(digest, 1, key, *args)
+        except NoScriptError:
+            return await self._redis.eval(text, 1, key, *args)
 
     async def _ask(self, question: Any) -> Any:
         """Return what Redis says to a command, None if it says nothing in time."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
+
+import orjson
 
 from paystate.cache.statuses import Hit
 from paystate.changes import iso_utc
@@ -13,6 +15,8 @@ from paystate.state import Attempt, EntityState
 from paystate.status import Status, is_terminal
 
 __all__ = ["Source", "StatusAnswer", "from_cache", "from_database"]
+
+T = TypeVar("T")
 
 
 class Source(StrEnum):
@@ -44,6 +48,30 @@ class StatusAnswer:
     fresh: bool = True
     held: bool = False
     retry_after_s: float | None = None
+    _rendered: tuple[bytes, str] | None = field(default=None, init=False, compare=False, repr=False)
+    _made: Any = field(default=None, init=False, compare=False, repr=False)
+
+    def rendered(self) -> tuple[bytes, str]:
+        """Return the public form as JSON, and its entity tag; built once.
+
+        The tag is weak: `as_of` and `source` differ from answer to answer, what is said does not.
+        """
+        rendered = self._rendered
+        if rendered is None:
+            tag = f'W/"{self.entity.kind[0]}{self.version}{"f" if self.fresh else "s"}"'
+            rendered = (orjson.dumps(self.to_json()), tag)
+            object.__setattr__(self, "_rendered", rendered)
+        return rendered
+
+    @property
+    def made(self) -> Any:
+        """What an interface has made of this answer, to give it to the next who asks; or None."""
+        return self._made
+
+    def keep_made(self, made: T) -> T:
+        """Keep `made` for as long as this answer is kept, and return it."""
+        object.__setattr__(self, "_made", made)
+        return made
 
     def to_json(self) -> dict[str, Any]:
         """Return the public form."""
@@ -60,6 +88,10 @@ class StatusAnswer:
             "held": self.held,
         }
 
+    def from_near(self) -> StatusAnswer:
+        """Return this answer as one that is held; it was successful then and is so now."""
+        return self if self.source is Source.CACHE else replace(self, source=Source.CACHE)
+
     def stale(self, retry_after_s: float | None) -> StatusAnswer:
         """Return this answer as the last known state, not as a fresh one."""
         return replace(self, fresh=False, retry_after_s=retry_after_s)
@@ -68,7 +100,7 @@ class StatusAnswer:
 def from_cache(entity: Entity, hit: Hit) -> StatusAnswer:
     """Return the answer that a proven cache entry gives."""
     if entity.is_reference:
-        attempt = Attempt.parse(hit.link)
+        attempt = Attempt.parse_short(hit.link)
         payment_id = attempt.id if attempt else None
         tx_ref: str | None = entity.id
         terminal = hit.status is Status.SUCCESSFUL

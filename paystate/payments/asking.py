@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
-from redis.asyncio import Redis
-
-from paystate.connections import REDIS_FAILURES
+from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.gate import Purpose
 from paystate.keys import Entity, EntityKind, Keys
@@ -58,7 +56,7 @@ class Asker:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: CacheClient,
         keys: Keys,
         store: Store,
         providers: Mapping[str, Provider],

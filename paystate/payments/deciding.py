@@ -26,6 +26,7 @@ from paystate.settings import Confirm
 from paystate.state import EntityState
 from paystate.status import Status, is_terminal, merge
 from paystate.store import Claimed, Decision, Ending
+from paystate.store.rulings import Action
 from paystate.updates import Api, Overlay, PaymentUpdate
 
 __all__ = [
@@ -98,6 +99,8 @@ def decide(row: Claimed, state: EntityState, answer: Answer, *, draw: float) -> 
     `answer` is the provider's, None if it knows no such payment, NOT_ASKED or UNVERIFIABLE. `draw`
     in [0, 1) spreads retries. Raises ValueError, KeyError or TypeError for unsound content.
     """
+    if row.api == Api.OPERATOR and row.type == Action.REJECT:
+        return Decision(row.id, row.entity, Ending.APPLIED, "rejected_by_operator")
     subject = subject_of(row)
     if isinstance(answer, NotAsked):
         return _unconfirmed(row, state, subject)

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any
+from contextlib import suppress
+
+from prometheus_client import Counter
 
 from paystate.batch import Coalescer
 from paystate.cache.statuses import Miss, StatusCache
-from paystate.errors import PaymentNotFound
+from paystate.errors import CacheUnavailable, PaymentNotFound
 from paystate.keys import Entity, EntityKind
+from paystate.near import NearCache, Ticket
 from paystate.observability import Metrics
 from paystate.payments.answers import Source, StatusAnswer, from_cache, from_database
 from paystate.payments.asking import Asker, Outcome
@@ -24,11 +27,18 @@ from paystate.store import Store
 
 __all__ = ["Lookups"]
 
+# Versions remembered as marked. What is forgotten is marked once more.
+FORESTALLED = 10_000
+
 _UNSETTLED = frozenset({Status.UNKNOWN, Status.PENDING, Status.PROCESSING})
 
 
 class Lookups:
-    """Answers questions; one for each process. `now_ms` is the wall clock, ms since the epoch."""
+    """Answers questions; one for each process.
+
+    `now_ms` is the wall clock, ms since the epoch; `pace_s` the least time between two queries of
+    the database.
+    """
 
     def __init__(
         self,
@@ -39,6 +49,8 @@ class Lookups:
         *,
         recheck_s: int,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        near: NearCache[StatusAnswer] | None = None,
+        pace_s: float = 0.0,
     ) -> None:
         self._store = store
         self._cache = cache
@@ -46,14 +58,26 @@ class Lookups:
         self._metrics = metrics
         self._recheck_ms = recheck_s * 1000
         self._now_ms = now_ms
+        self._near = near if near is not None else NearCache(0, clock=time.monotonic)
+        self._counters: dict[tuple[Source, bool], Counter] = {}
+        self._near_hits = metrics.lookups.labels("near", "true")
         # One query at a time for each process: a stampede on pending payments becomes one query
         # that is larger, never a second one beside it.
-        self._rows: Coalescer[Entity, EntityState] = Coalescer(self._load, most=500)
-        self._fills: set[asyncio.Task[Any]] = set()
+        self._rows: Coalescer[Entity, EntityState] = Coalescer(self._load, most=500, pace_s=pace_s)
+        self._fills: set[asyncio.Future[str]] = set()
+        self._forestalled: dict[Entity, int] = {}
 
     async def _load(self, entities: Sequence[Entity]) -> dict[Entity, EntityState]:
         self._metrics.database_reads.inc()
         return await self._store.states(entities)
+
+    def near(self, key: str, *, min_version: int = 0) -> StatusAnswer | None:
+        """Return the successful answer that this process holds of an entity, by its `row_key`."""
+        answer = self._near.get(key)
+        if answer is None or answer.version < min_version:
+            return None
+        self._near_hits.inc()
+        return answer
 
     async def payment(
         self, merchant: str, payment_id: str, kind: EntityKind | None, *, min_version: int = 0
@@ -66,14 +90,22 @@ class Lookups:
         if kind is not None:
             return await self.status(Entity(merchant, kind, payment_id), min_version=min_version)
         charge = Entity(merchant, EntityKind.CHARGE, payment_id)
-        transfer = Entity(merchant, EntityKind.TRANSFER, payment_id)
-        hit = await self._cached(charge, min_version)
+        ticket = self._near.ticket()
+        hit = await self._cached(charge, min_version, ticket)
         if isinstance(hit, StatusAnswer):
             return hit
-        rows = await asyncio.gather(self._rows(charge), self._rows(transfer))
-        if rows[0] is None and (rows[1] is not None or payment_id.startswith("trf_")):
-            return await self._uncached(transfer, rows[1], None)
-        return await self._uncached(charge, rows[0], hit)
+        row = await self._rows(charge)
+        if row is not None:
+            return await self._uncached(charge, row, hit, ticket)
+        transfer = Entity(merchant, EntityKind.TRANSFER, payment_id)
+        other = await self._rows(transfer)
+        if other is not None or payment_id.startswith("trf_"):
+            if other is not None and other.status is Status.UNKNOWN:
+                # Nobody has confirmed it: a forged transfer must not stand before a charge.
+                with suppress(PaymentNotFound):
+                    return await self._uncached(charge, None, hit, ticket)
+            return await self._uncached(transfer, other, None, ticket)
+        return await self._uncached(charge, None, hit, ticket)
 
     async def status(self, entity: Entity, *, min_version: int = 0) -> StatusAnswer:
         """Return the status of a charge, transfer or reference.
@@ -81,27 +113,44 @@ class Lookups:
         A cached answer below `min_version` is not used. Raises PaymentNotFound and
         StoreUnavailable.
         """
-        hit = await self._cached(entity, min_version)
+        ticket = self._near.ticket()
+        hit = await self._cached(entity, min_version, ticket)
         if isinstance(hit, StatusAnswer):
             return hit
-        return await self._uncached(entity, await self._rows(entity), hit)
+        return await self._uncached(entity, await self._rows(entity), hit, ticket)
 
-    async def _cached(self, entity: Entity, min_version: int) -> StatusAnswer | str | None:
-        """Return the cache's answer, or the token to fill it with, or None.
+    async def _cached(
+        self, entity: Entity, min_version: int, ticket: Ticket
+    ) -> StatusAnswer | str | None:
+        """Return what is held near or in the cache, or the token to fill that with, or None.
 
         The token is granted before the database is read, or it would prove nothing.
         """
+        near = self.near(entity.row_key, min_version=min_version)
+        if near is not None:
+            return near
         found = await self._cache.read(entity)
         if isinstance(found, Miss):
             return found.take_token()
-        return self._count(from_cache(entity, found)) if found.version >= min_version else None
+        if found.version < min_version:
+            return None
+        return self._keep(self._count(from_cache(entity, found)), ticket)
+
+    def _keep(self, answer: StatusAnswer, ticket: Ticket) -> StatusAnswer:
+        """Hold a successful answer near; nothing else is ever held there."""
+        if answer.status is Status.SUCCESSFUL:
+            self._near.put(answer.entity.row_key, answer.version, answer.from_near(), ticket)
+        return answer
 
     async def _uncached(
-        self, entity: Entity, state: EntityState | None, token: str | None
+        self, entity: Entity, state: EntityState | None, token: str | None, ticket: Ticket
     ) -> StatusAnswer:
         if state is not None and not self._worth_asking(state):
+            if token is None and state.open_events and self._cache.lease_ms:
+                await self._forestall(state)
             self._offer(state, token)
-            return self._count(from_database(state, self._now_ms(), Source.DATABASE))
+            answer = self._count(from_database(state, self._now_ms(), Source.DATABASE))
+            return self._keep(answer, ticket)
         asked = await self._asker.ask(entity, state)
         # The question took its time, and a webhook may have been acknowledged meanwhile: what was
         # read before it is no answer any more.
@@ -119,6 +168,20 @@ class Lookups:
             self._offer(state, token)  # what is kept would be served as fresh
         return self._count(answer)
 
+    async def _forestall(self, state: EntityState) -> None:
+        """Mark a version that this caller is about to be told of, once for each process.
+
+        Between a webhook's commit and its mark another reader may hold the token, and have read the
+        row from before. If it filled now, the caller would be told the earlier status next.
+        """
+        if self._forestalled.get(state.entity, 0) >= state.version:
+            return
+        with suppress(CacheUnavailable):
+            await self._cache.mark([state])
+            self._forestalled[state.entity] = state.version
+            if len(self._forestalled) > FORESTALLED:
+                del self._forestalled[next(iter(self._forestalled))]
+
     def _worth_asking(self, state: EntityState) -> bool:
         """Say whether the provider may know more than the row: nothing is on its way, and it is
         unsettled, and old (or of unknown status, which only the provider can mend).
@@ -133,14 +196,17 @@ class Lookups:
 
     def _offer(self, state: EntityState, token: str | None) -> None:
         """Fill the cache behind the answer's back."""
-        if token is None and state.status is not Status.SUCCESSFUL:
-            return
-        task = asyncio.get_running_loop().create_task(self._cache.fill(state, token))
-        self._fills.add(task)
-        task.add_done_callback(self._fills.discard)
+        offered = self._cache.offer(state, token)
+        if offered is not None:
+            self._fills.add(offered)
+            offered.add_done_callback(self._fills.discard)
 
     def _count(self, answer: StatusAnswer) -> StatusAnswer:
-        self._metrics.lookups.labels(answer.source, str(answer.fresh).lower()).inc()
+        counter = self._counters.get((answer.source, answer.fresh))
+        if counter is None:
+            counter = self._metrics.lookups.labels(answer.source, str(answer.fresh).lower())
+            self._counters[answer.source, answer.fresh] = counter
+        counter.inc()
         return answer
 
     async def drain(self) -> None:

@@ -1,8 +1,8 @@
 """Record: from a verified webhook to the acknowledgement.
 
-Commit, then mark, then acknowledge. Webhooks that arrive together share a commit; what follows it
-(marks, news, the job) shares a round trip. If the cache cannot be told, the acknowledgement waits
-until whatever it may still serve has run out.
+Commit, then mark, then acknowledge. Webhooks that arrive together share a commit, and what follows
+it: one round trip of marks and news, and one job. If the cache cannot be told, the acknowledgement
+waits until whatever it may still serve has run out.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 
 from paystate.batch import Batcher
 from paystate.cache.statuses import StatusCache
@@ -20,7 +19,7 @@ from paystate.keys import Entity
 from paystate.observability import Metrics, logger
 from paystate.queue import Queue
 from paystate.store import NewEvent, Recorded, Store
-from paystate.updates import Api, Event, Ignored, PaymentUpdate
+from paystate.updates import Api, Event, Ignored, Overlay, PaymentUpdate
 
 __all__ = ["Recorder", "new_event", "observation"]
 
@@ -30,22 +29,28 @@ log = logger()
 # half of one for clocks that do not run alike.
 LEASES_TO_WAIT = 1.5
 
+# Events in one commit. More wait longer for each other; fewer pay for more commits.
+BATCH = 200
+
 
 def _event_key(*parts: str) -> str:
     """Return one key for what makes an event that event; no two lists of parts share one."""
-    digest = hashlib.sha256()
-    for part in parts:
-        raw = part.encode()
-        digest.update(b"%d:" % len(raw))
-        digest.update(raw)
-    return digest.hexdigest()
+    encoded = [part.encode() for part in parts]
+    return hashlib.sha256(b"".join([b"%d:%b" % (len(raw), raw) for raw in encoded])).hexdigest()
+
+
+def _claim(subject: PaymentUpdate | Overlay) -> str:
+    """Return what else a body claims that is compared with the provider's answer."""
+    own_id = subject.overlay_id if isinstance(subject, Overlay) else None
+    return repr((own_id, subject.tx_ref, subject.amount, subject.currency, subject.flaws))
 
 
 def new_event(merchant: str, event: Event) -> NewEvent:
     """Return the inbox row for a webhook.
 
-    Its key holds the merchant, the API, the provider's event id or the body's hash, the payment
-    and its status: the same event with another status is another event.
+    Its key holds the merchant, the API, the provider's event id or the body's hash, and all that
+    it is judged by: the same event with another status is another event, and a forged one that
+    borrows a genuine one's id and changes its amount does not take its place.
     """
     subject = event.subject
     if isinstance(subject, Ignored):
@@ -59,6 +64,7 @@ def new_event(merchant: str, event: Event) -> NewEvent:
         subject.payment_id,
         subject.provider_status,
         subject.status,
+        _claim(subject),
     )
     return NewEvent(
         merchant=merchant,
@@ -93,13 +99,6 @@ def observation(merchant: str, update: PaymentUpdate, version: int) -> NewEvent:
     )
 
 
-@dataclass(slots=True)
-class _Committed:
-    event: NewEvent
-    recorded: Recorded
-    enqueue: bool
-
-
 class Recorder:
     """Records events; one for each process.
 
@@ -122,54 +121,46 @@ class Recorder:
         self._metrics = metrics
         self._sleep = sleep
         self._clock = clock
+        self._commits = self._batcher(self._tell_and_enqueue)
+        self._observations = self._batcher(self._tell)
+
+    def _batcher(
+        self, then: Callable[[Sequence[NewEvent], Sequence[Recorded]], Awaitable[None]]
+    ) -> Batcher[NewEvent, Recorded]:
         # SQLite has one writer at a time; PostgreSQL commits two batches side by side.
-        writers = 1 if store.dialect == "sqlite" else 2
-        self._commits: Batcher[NewEvent, Recorded] = Batcher(
-            store.acknowledge, most=200, in_flight=writers
-        )
-        self._announcements: Batcher[_Committed, bool] = Batcher(
-            self._announce, most=200, in_flight=8
-        )
+        writers = 1 if self._store.dialect == "sqlite" else 2
+        return Batcher(self._store.acknowledge, most=BATCH, in_flight=writers, then=then)
 
     async def record(self, event: NewEvent, *, enqueue: bool = True) -> Recorded:
         """Record `event` and return once it may be acknowledged.
 
-        Raises StoreUnavailable if it could not be committed: then it must not be.
+        A caller that is cancelled does not undo what is being committed. Raises StoreUnavailable if
+        it could not be committed: then it must not be acknowledged.
         """
-        recorded = await self._commits(event)
+        return await (self._commits if enqueue else self._observations)(event)
+
+    async def _tell(self, _: Sequence[NewEvent], recorded: Sequence[Recorded]) -> None:
+        """Mark what a commit has changed; where that cannot be, wait out what may be served."""
         committed = self._clock()
-        if not recorded.states:
-            return recorded
-        marked = await self._announcements(_Committed(event, recorded, enqueue))
-        if not marked:
-            await self._outlive_leases(committed)
-        return recorded
-
-    async def _outlive_leases(self, since: float) -> None:
-        wait_s = LEASES_TO_WAIT * self._cache.lease_ms / 1000 - (self._clock() - since)
-        if wait_s > 0:
-            await self._sleep(wait_s)
-
-    async def _announce(self, batch: Sequence[_Committed]) -> list[bool | BaseException]:
-        marked, _ = await asyncio.gather(self._mark(batch), self._enqueue(batch))
-        return [marked] * len(batch)
-
-    async def _mark(self, batch: Sequence[_Committed]) -> bool:
-        states = [state for item in batch for state in item.recorded.states]
-        changes = [change for item in batch for change in item.recorded.changes]
+        states = [state for one in recorded for state in one.states]
+        changes = [change for one in recorded for change in one.changes]
+        if not states:
+            return
         try:
             await self._cache.announce(states, changes)
         except CacheUnavailable:
             log.warning("mark_failed", entities=len(states), lease_ms=self._cache.lease_ms)
-            return False
-        return True
+            wait_s = LEASES_TO_WAIT * self._cache.lease_ms / 1000 - (self._clock() - committed)
+            if wait_s > 0:
+                await self._sleep(wait_s)
 
-    async def _enqueue(self, batch: Sequence[_Committed]) -> None:
-        ids = [
-            item.recorded.inbox_id
-            for item in batch
-            if item.enqueue and item.recorded.inbox_id is not None
-        ]
+    async def _tell_and_enqueue(
+        self, events: Sequence[NewEvent], recorded: Sequence[Recorded]
+    ) -> None:
+        await asyncio.gather(self._tell(events, recorded), self._enqueue(recorded))
+
+    async def _enqueue(self, recorded: Sequence[Recorded]) -> None:
+        ids = [one.inbox_id for one in recorded if one.inbox_id is not None]
         if not ids:
             return
         try:
@@ -181,4 +172,4 @@ class Recorder:
     async def drain(self) -> None:
         """Wait until nothing is under way any more."""
         await self._commits.drain()
-        await self._announcements.drain()
+        await self._observations.drain()

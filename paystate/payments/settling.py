@@ -10,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from paystate.backoff import delay_s
 from paystate.cache.statuses import StatusCache
@@ -50,11 +51,16 @@ OUTAGE_RETRY_S = 12.0
 # unknown payments end by age instead.
 MAX_FAILURES = 12
 CONFIRMATIONS_AT_ONCE = 16
+# While the database works on one, this process prepares the next; more only hold locks longer.
+COMMITS_AT_ONCE = 2
 # No question is begun later than this after the claim: an answer may take the provider's timeout,
 # and all of it must fit into a job. What was not asked is let go of, and taken again at once.
 LAST_QUESTION_S = 2.5
 # A question can take several calls (a token, a refund); what is left is for the commit.
 LAST_ANSWER_S = 10.5
+
+
+_FOR_A_PERSON = frozenset({Ending.HELD, Ending.DEAD, Ending.CONTRADICTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,7 @@ class Settler:
         self._clock = clock
         self._draw = draw
         self._confirmations = asyncio.Semaphore(CONFIRMATIONS_AT_ONCE)
+        self._commits = asyncio.Semaphore(COMMITS_AT_ONCE)
 
     async def settle(self, inbox_ids: Sequence[int]) -> int:
         """Settle those of `inbox_ids` that are due and free; return how many have ended."""
@@ -126,18 +133,24 @@ class Settler:
         by_entity: dict[Entity, list[Claimed]] = {}
         for row in rows:
             by_entity.setdefault(row.entity, []).append(row)
-        judging = {
-            asyncio.ensure_future(self._judge(mine, states.get(entity), work))
-            for entity, mine in by_entity.items()
-        }
+        # What nobody must be asked about is decided at once, and so is settled first.
+        verdicts: list[Decision | Retry] = []
+        judging = set()
+        for entity, mine in by_entity.items():
+            state = states.get(entity)
+            asking = self._asking(mine, state, verdicts)
+            if asking and state is not None:
+                judging.add(asyncio.ensure_future(self._judge(asking, state, work)))
         ended = 0
         try:
-            while judging:
+            while True:
+                await self._put_off([v for v in verdicts if isinstance(v, Retry)])
+                ended += await self._apply([v for v in verdicts if isinstance(v, Decision)], work)
+                if not judging:
+                    break
                 # While one batch is applied the next answers come in and make the next batch.
                 done, judging = await asyncio.wait(judging, return_when=asyncio.FIRST_COMPLETED)
                 verdicts = [verdict for task in done for verdict in task.result()]
-                await self._put_off([v for v in verdicts if isinstance(v, Retry)])
-                ended += await self._apply([v for v in verdicts if isinstance(v, Decision)], work)
         finally:
             for task in judging:
                 task.cancel()
@@ -145,38 +158,47 @@ class Settler:
 
     # --- confirm ---
 
+    def _asking(
+        self,
+        rows: Sequence[Claimed],
+        state: EntityState | None,
+        verdicts: list[Decision | Retry],
+    ) -> list[Claimed]:
+        """Return those rows of one payment that the provider must be asked about; decide the rest.
+
+        What is decided is added to `verdicts`.
+        """
+        if state is None:  # acknowledging made the row; without it nothing can be said
+            verdicts += [self._failure(row, "entity_missing") for row in rows]
+            return []
+        provider = self._providers.get(state.entity.merchant)
+        can_ask = provider is not None and provider.has_credentials
+        asking = []
+        for row in rows:
+            try:
+                if can_ask and provider and needs_provider(row, state, provider.confirm):
+                    asking.append(row)
+                else:
+                    verdicts.append(decide(row, state, NOT_ASKED, draw=self._draw()))
+            except Exception as e:
+                verdicts += self._undecidable([row], e)
+        return asking
+
+    def _undecidable(self, rows: Sequence[Claimed], error: Exception) -> list[Decision | Retry]:
+        """Put rows off in which something is wrong: it must not stop the others of the batch."""
+        log.error("event_undecidable", inbox_ids=[row.id for row in rows],
+                  error=type(error).__name__, where=place_of(error))  # fmt: skip
+        return [self._failure(row, "undecidable") for row in rows]
+
     async def _judge(
-        self, rows: Sequence[Claimed], state: EntityState | None, work: _Work
+        self, rows: Sequence[Claimed], state: EntityState, work: _Work
     ) -> list[Decision | Retry]:
         """Decide the rows of one payment, with at most one question to the provider."""
         try:
-            return await self._decide(rows, state, work)
+            provider = self._providers[state.entity.merchant]
+            return await self._confirm(provider, rows, state, work)
         except Exception as e:
-            # Whatever is wrong with these rows must not stop the others of the batch.
-            log.error("event_undecidable", inbox_ids=[row.id for row in rows],
-                      error=type(e).__name__, where=place_of(e))  # fmt: skip
-            return [self._failure(row, "undecidable") for row in rows]
-
-    async def _decide(
-        self, rows: Sequence[Claimed], state: EntityState | None, work: _Work
-    ) -> list[Decision | Retry]:
-        if state is None:  # acknowledging made the row; without it nothing can be said
-            return [self._failure(row, "entity_missing") for row in rows]
-        provider = self._providers.get(state.entity.merchant)
-        verdicts: list[Decision | Retry] = []
-        asking = []
-        for row in rows:
-            if (
-                provider
-                and provider.has_credentials
-                and needs_provider(row, state, provider.confirm)
-            ):
-                asking.append(row)
-            else:
-                verdicts.append(decide(row, state, NOT_ASKED, draw=self._draw()))
-        if asking and provider is not None:
-            verdicts += await self._confirm(provider, asking, state, work)
-        return verdicts
+            return self._undecidable(rows, e)
 
     async def _confirm(
         self, provider: Provider, rows: Sequence[Claimed], state: EntityState, work: _Work
@@ -284,31 +306,54 @@ class Settler:
         database since has seen them so, and stored nothing; what was stored before has run out.
         """
         try:
-            return await self._store.settle(decisions, self._cache.mark)
+            async with self._commits:
+                return await self._store.settle(decisions, self._cache.mark)
         except CacheUnavailable:
             lease_s = LEASES_TO_WAIT * self._cache.lease_ms / 1000
             wait_s = max(0.0, lease_s - (self._clock() - work.claimed_at))
             log.warning("mark_failed", events=len(decisions), waiting_s=round(wait_s, 3))
             if wait_s:
                 await self._sleep(wait_s)
-            return await self._store.settle(decisions, _unmarked)
+            # Of these openings alone: a claim may have outlived one, and then its event was not
+            # open, and not seen to be, since before the claim.
+            openings = [
+                replace(decision, opened_ms=work.rows[decision.inbox_id].received_ms)
+                for decision in decisions
+            ]
+            async with self._commits:
+                return await self._store.settle(openings, _unmarked)
 
     async def _tell(self, settled: Settled) -> None:
-        for inbox_id, (ending, reason) in settled.endings.items():
-            self._metrics.events.labels(ending, reason or "none").inc()
-            self._metrics.event_seconds.observe(settled.waited_ms[inbox_id] / 1000)
-            log.info("event_ended", inbox_id=inbox_id, ending=ending.value, reason=reason or None,
-                     waited_ms=settled.waited_ms[inbox_id])  # fmt: skip
-        for change in settled.changes:
-            self._metrics.changes.labels(change.status).inc()
-            log.info("payment_changed", kind=change.entity.kind.value, id=change.entity.id,
-                     merchant=change.entity.merchant, status=change.status.value,
-                     version=change.version)  # fmt: skip
         try:
             await self._cache.put(settled.states, settled.changes)
         except CacheUnavailable:
             # The entries were marked, so nothing stale is served; the change log has the news.
             log.warning("put_failed", entities=len(settled.states))
+        self._count(settled)
+
+    def _count(self, settled: Settled) -> None:
+        """Count what has ended, and log it: in one line, and one for each that a person wants.
+
+        Which payment changed, when and to what is in the change log of the database.
+        """
+        endings = Counter(settled.endings.values())
+        for (ending, reason), count in endings.items():
+            self._metrics.events.labels(ending, reason or "none").inc(count)
+        for waited_ms in settled.waited_ms.values():
+            self._metrics.event_seconds.observe(waited_ms / 1000)
+        statuses = Counter(change.status for change in settled.changes)
+        for status, count in statuses.items():
+            self._metrics.changes.labels(status).inc(count)
+        if any(ending in _FOR_A_PERSON for ending, _ in endings):
+            for inbox_id, (ending, reason) in settled.endings.items():
+                if ending in _FOR_A_PERSON:
+                    log.info("event_given_up", inbox_id=inbox_id, ending=ending.value,
+                             reason=reason, waited_ms=settled.waited_ms[inbox_id])  # fmt: skip
+        if endings:
+            log.info("events_ended", events=len(settled.endings), inbox_id=min(settled.endings),
+                     endings=Counter(e.value for e, _ in settled.endings.values()),
+                     changes=Counter(change.status.value for change in settled.changes),
+                     most_waited_ms=max(settled.waited_ms.values()))  # fmt: skip
 
 
 def _found(answer: object) -> str:

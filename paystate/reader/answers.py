@@ -17,6 +17,7 @@ __all__ = ["PaymentDetails", "PaymentStatus", "Question", "Source", "best"]
 
 Source = Literal["cache", "database", "provider"]
 _SOURCES = ("cache", "database", "provider")
+_STATUSES = {status.value.encode(): status for status in Status}
 _PAYMENT_KINDS = (EntityKind.CHARGE, EntityKind.TRANSFER)
 
 
@@ -150,10 +151,10 @@ class PaymentStatus:
         None as well for an entry that is not one of ours.
         """
         try:
-            status, version = Status(entry[0].decode()), int(entry[1])
+            status, version = _STATUSES[entry[0]], int(entry[1])
             link = entry[3].decode() or None if entry[3] else None
             as_of = datetime.fromtimestamp(int(as_of_ms) / 1000, UTC) if as_of_ms else None
-        except (ValueError, TypeError, AttributeError, IndexError, OverflowError, OSError):
+        except (LookupError, ValueError, TypeError, AttributeError, OverflowError, OSError):
             return None
         return cls._of(entity, status, version, link, as_of, "cache", fresh=fresh)
 
@@ -186,7 +187,7 @@ class PaymentStatus:
         fresh: bool,
     ) -> Self:
         if entity.is_reference:
-            attempt = Attempt.parse(link)
+            attempt = Attempt.parse_short(link)
             payment_id, tx_ref = (attempt.id if attempt else None), entity.id
             terminal = status is Status.SUCCESSFUL
         else:

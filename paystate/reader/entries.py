@@ -7,15 +7,15 @@ fill, so it asks the script with an empty token: granted one, it would keep it f
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from paystate.batch import Coalescer
 from paystate.cache.scripts import GET, Call, run
-from paystate.connections import REDIS_FAILURES
+from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import CacheUnavailable
 from paystate.keys import Entity, Keys
 from paystate.reader.answers import PaymentStatus
@@ -24,6 +24,8 @@ __all__ = ["FIELDS", "NO_TOKEN", "Entries", "from_hash", "from_script"]
 
 FIELDS = ["status", "version", "at", "link", "proven_at"]
 NO_TOKEN = ""
+# Two batches are under way: while the server works on one, this process reads the other.
+MOST = 64
 
 
 def from_hash(entity: Entity, reply: Any) -> PaymentStatus | None:
@@ -31,12 +33,12 @@ def from_hash(entity: Entity, reply: Any) -> PaymentStatus | None:
 
     None if there is nothing, or something that is not ours. Raises a reply that is another error.
     """
-    if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
-        return None
     if isinstance(reply, Exception):
+        if isinstance(reply, ResponseError) and "WRONGTYPE" in str(reply):
+            return None
         raise reply
     final = reply[0] == b"successful"
-    return PaymentStatus.from_entry(entity, reply[:4], reply[2] if final else reply[4], fresh=final)
+    return PaymentStatus.from_entry(entity, reply, reply[2] if final else reply[4], fresh=final)
 
 
 def from_script(entity: Entity, reply: Any) -> PaymentStatus | None:
@@ -46,41 +48,60 @@ def from_script(entity: Entity, reply: Any) -> PaymentStatus | None:
     return PaymentStatus.from_entry(entity, reply[1:5], reply[5], fresh=True)
 
 
+def _unreachable(error: Exception) -> CacheUnavailable:
+    unavailable = CacheUnavailable("cache_unreachable")
+    unavailable.__cause__ = error
+    return unavailable
+
+
 class Entries:
     """Reads entries; those who ask in one turn of the event loop share a round trip."""
 
-    def __init__(self, redis: Redis, keys: Keys, *, lease_ms: int) -> None:
+    def __init__(self, redis: CacheClient, keys: Keys, *, lease_ms: int) -> None:
         self._redis = redis
         self._keys = keys
         self._lease_ms = lease_ms
-        self._reads: Coalescer[Entity, PaymentStatus] = Coalescer(self._load, most=256, in_flight=2)
+        self._reads: Coalescer[Entity, PaymentStatus] = Coalescer(
+            self._load, most=MOST, in_flight=2
+        )
 
-    async def __call__(self, entity: Entity) -> PaymentStatus | None:
-        """Return what the cache holds; `fresh` says whether it is proven.
+    def __call__(self, entity: Entity) -> asyncio.Future[PaymentStatus | None]:
+        """Return the future of what the cache holds; `fresh` says whether it is proven.
 
-        Raises CacheUnavailable.
+        It raises CacheUnavailable.
         """
-        return await self._reads(entity)
+        return self._reads(entity)
 
-    async def _load(self, entities: Sequence[Entity]) -> dict[Entity, PaymentStatus]:
+    async def _load(
+        self, entities: Sequence[Entity]
+    ) -> dict[Entity, PaymentStatus | CacheUnavailable]:
+        """Return what is there; on a cluster, only what its own server could not be asked fails."""
         try:
             async with self._redis.pipeline(transaction=False) as pipe:
                 for entity in entities:
                     pipe.hmget(self._keys.hash(entity), FIELDS)
                 replies = await pipe.execute(raise_on_error=False)
-            found = {
-                entity: answer
-                for entity, reply in zip(entities, replies, strict=True)
-                if (answer := from_hash(entity, reply)) is not None
-            }
-            return found | await self._prove([e for e, a in found.items() if not a.fresh])
+            found: dict[Entity, PaymentStatus | CacheUnavailable] = {}
+            unproven = []
+            for entity, reply in zip(entities, replies, strict=True):
+                try:
+                    answer = from_hash(entity, reply)
+                except REDIS_FAILURES as e:
+                    found[entity] = _unreachable(e)
+                    continue
+                if answer is None:
+                    continue
+                found[entity] = answer
+                if not answer.fresh:
+                    unproven.append(entity)
+            if unproven and self._lease_ms:
+                found.update(await self._prove(unproven))
         except REDIS_FAILURES as e:
-            raise CacheUnavailable("cache_unreachable") from e
+            raise _unreachable(e) from e
+        return found
 
     async def _prove(self, entities: Sequence[Entity]) -> dict[Entity, PaymentStatus]:
         """Return those that a lease still vouches for."""
-        if not self._lease_ms or not entities:
-            return {}
         calls: list[Call] = [
             (GET, self._keys.hash(entity), (self._lease_ms, NO_TOKEN)) for entity in entities
         ]

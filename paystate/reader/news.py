@@ -13,14 +13,16 @@ import asyncio
 import json
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from weakref import WeakSet
 
-from redis.asyncio import Connection, Redis
+from redis.asyncio import Connection
 
 from paystate.backoff import delay_s
 from paystate.changes import Change
+from paystate.connections import CacheClient
 
 __all__ = ["Listener", "News", "parse_change"]
 
@@ -64,7 +66,7 @@ class News:
 
     def __init__(
         self,
-        redis: Redis,
+        redis: CacheClient,
         channel: str,
         merchant: str,
         *,
@@ -76,7 +78,9 @@ class News:
         self._merchant = merchant
         self._silence_s = silence_s
         self._draw = draw
-        self._heard_at = 0.0
+        self._clock: Callable[[], float] = time.monotonic
+        # When it counts as silent, by the loop's clock, unless something is heard before.
+        self._silent_at = 0.0
         self.subscribed = False
         # Set once it is known whether the first subscription has worked: subscribe, then read.
         self.tried = asyncio.Event()
@@ -88,17 +92,18 @@ class News:
 
         By the clock, not only by the listener's word: the event loop may have been held up.
         """
-        return self.subscribed and self._now() - self._heard_at < self._silence_s
+        return self.subscribed and self._clock() < self._silent_at
 
-    @staticmethod
-    def _now() -> float:
-        return asyncio.get_running_loop().time()
+    def _hear(self) -> None:
+        """Note that the connection is alive."""
+        self._silent_at = self._clock() + self._silence_s
 
     async def run(self) -> None:
         """Listen until cancelled, on one connection after another."""
+        self._clock = asyncio.get_running_loop().time
         failures = 0
         while True:
-            began = self._now()
+            began = self._clock()
             why = "silent"
             try:
                 await self._listen()
@@ -109,7 +114,7 @@ class News:
             if had_news or not failures:
                 log.warning("news_lost: %s", why)
             self.tried.set()
-            failures = 1 if self._now() - began >= self._silence_s else failures + 1
+            failures = 1 if self._clock() - began >= self._silence_s else failures + 1
             await asyncio.sleep(delay_s(failures, first_s=0.05, most_s=2, draw=self._draw()))
 
     def _lose(self) -> bool:
@@ -125,9 +130,9 @@ class News:
         """Listen on one connection; returns when it has fallen silent, raises when it breaks."""
         pubsub = self._redis.pubsub()
         try:
-            self._heard_at = self._now()
+            self._hear()
             await pubsub.subscribe(self._channel)
-            while (left := self._heard_at + self._silence_s - self._now()) > 0:
+            while (left := self._silent_at - self._clock()) > 0:
                 message = await pubsub.get_message(timeout=left)
                 if message is None:
                     continue
@@ -140,10 +145,10 @@ class News:
             connection: Connection | None = getattr(pubsub, "connection", None)
             if connection is not None:
                 await connection.disconnect(nowait=True)
-            await pubsub.aclose()  # type: ignore[no-untyped-call]
+            await pubsub.aclose()
 
     def _subscribe(self) -> None:
-        self._heard_at = self._now()
+        self._hear()
         self.subscribed = True
         for listener in list(self.listeners):
             listener.resubscribed()
@@ -160,13 +165,13 @@ class News:
             if not isinstance(body, dict):
                 return
             if body.get("heartbeat") is True:
-                self._heard_at = self._now()
+                self._hear()
                 return
             change = parse_change(body)
         except (ValueError, RecursionError):
             return
         if change.entity.merchant != self._merchant:
             return
-        self._heard_at = self._now()
+        self._hear()
         for listener in list(self.listeners):
             listener.heard(change)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -13,21 +14,21 @@ from paystate.changes import Cursor
 from paystate.connections import connect
 from paystate.errors import CacheUnavailable
 from paystate.keys import DEFAULT_MERCHANT, Entity, EntityKind, Keys
+from paystate.near import NearCache
 from paystate.reader.answers import PaymentDetails, PaymentStatus, Question, best
 from paystate.reader.api import MOST_AT_ONCE, Api
 from paystate.reader.entries import Entries
 from paystate.reader.errors import ApiMissing, ApiUnavailable, ReaderUnavailable
 from paystate.reader.feed import ChangeFeed
-from paystate.reader.near import NearCache
 from paystate.reader.news import News
 from paystate.reader.waiting import Watch, Watches
+from paystate.status import Status
 
 __all__ = ["PaymentReader"]
 
 # Three heartbeats: one may be lost, and one may be late.
 SILENCE_S = 6.0
 POLL_S = 20.0
-NEAR_AGE_S = 30.0
 # How often a wait asks again while no news can be heard.
 ASK_AGAIN_S = 1.0
 CANCEL_AGAIN_S = 0.05
@@ -74,6 +75,7 @@ class PaymentReader:
         keys = Keys()
         channel = keys.all_changes(merchant)  # refuses what cannot be a merchant
         self._merchant = merchant
+        self._charge = Entity(merchant, EntityKind.CHARGE, "").row_key
         self._poll_s = poll_s
         self._queue_size = queue_size
         self._api = (
@@ -84,7 +86,8 @@ class PaymentReader:
         self._asked: Coalescer[Question, PaymentStatus] = Coalescer(
             self._ask_api, most=MOST_AT_ONCE, in_flight=4
         )
-        self._near = NearCache(near_size, age_s=NEAR_AGE_S, clock=clock)
+        self._near_size = near_size
+        self._near: NearCache[PaymentStatus] = NearCache(near_size, clock=clock)
         self._watches = Watches()
         self._news = News(self._redis, channel, merchant, silence_s=silence_s)
         self._news.listeners.add(self._near)
@@ -137,7 +140,19 @@ class PaymentReader:
         Where nothing is known of it: `unknown`, version 0, ``fresh=False``. Raises ApiRefused, and
         ReaderUnavailable if neither the cache nor an API could be asked.
         """
+        if kind is None:
+            near = self.near(payment_id)
+            if near is not None:
+                return near
         return await self._ask(Question.payment(payment_id, kind))
+
+    def near(self, payment_id: str | int) -> PaymentStatus | None:
+        """Return what this process holds of a charge, at once; None if `status` must be asked.
+
+        What it holds is `successful`, at most 30 s old, and dropped by the news of a later change.
+        """
+        held = self._near.get(f"{self._charge}{payment_id}")
+        return held if held is not None and self._news.live else None
 
     async def reference(self, tx_ref: str) -> PaymentStatus:
         """Return the status of a merchant reference, with answers and errors as for `status`."""
@@ -174,10 +189,10 @@ class PaymentReader:
     async def _ask(self, question: Question) -> PaymentStatus:
         self._check_open()
         entity = question.entity(self._merchant)
-        near = self._near.get(entity) if self._news.live else None
+        near = self._near.get(entity.row_key) if self._near_size and self._news.live else None
         if near is not None:
             return near
-        ticket = self._near.ticket()
+        ticket = self._near.ticket()  # before the read: what is heard meanwhile overtakes it
         held: PaymentStatus | None = None
         blind: CacheUnavailable | None = None
         try:
@@ -186,8 +201,10 @@ class PaymentReader:
             blind = e
         if held is None or not held.fresh:
             held = await self._ask_further(question, held, blind)
-        if self._news.live:
-            self._near.put(self._merchant, held, ticket)
+        if self._near_size and held.status is Status.SUCCESSFUL and held.fresh and self._news.live:
+            key = Entity(self._merchant, held.kind, held.id).row_key
+            kept = held if held.source == "cache" else replace(held, source="cache")
+            self._near.put(key, held.version, kept, ticket)
         return held
 
     async def _ask_further(

@@ -17,6 +17,7 @@ from paystate.errors import CacheUnavailable
 from paystate.keys import DEFAULT_MERCHANT, Entity, Keys
 from paystate.reader.answers import PaymentDetails, PaymentStatus, Question, best
 from paystate.reader.api import Api
+from paystate.reader.clusters import ClusterEntries
 from paystate.reader.entries import FIELDS, NO_TOKEN, from_hash, from_script
 from paystate.reader.errors import ApiMissing, ApiUnavailable, ReaderUnavailable
 
@@ -49,7 +50,14 @@ class PaymentReaderSync:
             Api(api_url, api_token, merchant=merchant, timeout_s=api_timeout_s) if api_url else None
         )
         self._sleep = sleep
-        self._redis = _connect(cache_url, timeout_s)
+        self._clusters: ClusterEntries | None = None
+        self._redis: Redis | None = None
+        if RedisUrl(cache_url).topology == "cluster":
+            self._clusters = ClusterEntries(
+                cache_url, self._keys, lease_ms=lease_ms, timeout_s=timeout_s
+            )
+        else:
+            self._redis = _connect(cache_url, timeout_s)
 
     def __repr__(self) -> str:
         api = "with" if self._api else "without"
@@ -68,7 +76,10 @@ class PaymentReaderSync:
 
     def close(self) -> None:
         """Close the connections."""
-        self._redis.close()
+        if self._redis is not None:
+            self._redis.close()
+        if self._clusters is not None:
+            self._clusters.close()
 
     def status(self, payment_id: str | int, *, kind: str | None = None) -> PaymentStatus:
         """Return the status of a payment; without `kind`, of the charge, else of the transfer."""
@@ -142,7 +153,7 @@ class PaymentReaderSync:
         entities = {question: question.entity(self._merchant) for question in questions}
         try:
             held = self._entries(list(dict.fromkeys(entities.values())))
-        except (RedisError, OSError) as e:
+        except (CacheUnavailable, RedisError, OSError) as e:
             failed, blind = CacheUnavailable("cache_unreachable"), True
             failed.__cause__ = e
         open_ = [q for q, e in entities.items() if e not in held or not held[e].fresh]
@@ -160,6 +171,8 @@ class PaymentReaderSync:
     def _entries(self, entities: Sequence[Entity]) -> dict[Entity, PaymentStatus]:
         if not entities:
             return {}
+        if self._redis is None:
+            return self._clusters.read(entities) if self._clusters is not None else {}
         with self._redis.pipeline(transaction=False) as pipe:
             for entity in entities:
                 pipe.hmget(self._keys.hash(entity), FIELDS)
@@ -171,17 +184,20 @@ class PaymentReaderSync:
         }
         if self._lease_ms:
             for entity in [e for e, answer in found.items() if not answer.fresh]:
-                proven = from_script(entity, self._prove(self._keys.hash(entity)))
+                proven = from_script(
+                    entity, _prove(self._redis, self._keys.hash(entity), self._lease_ms)
+                )
                 if proven is not None:
                     found[entity] = proven
         return found
 
-    def _prove(self, key: str) -> Any:
-        arguments = (1, key, str(self._lease_ms), NO_TOKEN)
-        try:
-            return self._redis.evalsha(GET.digest, *arguments)
-        except NoScriptError:
-            return self._redis.eval(GET.text, *arguments)
+
+def _prove(redis: Redis, key: str, lease_ms: int) -> Any:
+    arguments = (1, key, str(lease_ms), NO_TOKEN)
+    try:
+        return redis.evalsha(GET.digest, *arguments)
+    except NoScriptError:
+        return redis.eval(GET.text, *arguments)
 
 
 def _connect(url: str, timeout_s: float) -> Redis:

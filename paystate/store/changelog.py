@@ -59,9 +59,13 @@ async def changes_after(
         query = query.where(changes.c.merchant == merchant)
     found = []
     safe = position if safe is None else safe
+    # Once the position has gone further than the safe cursor, that stays where it is: what has
+    # become safe since may have rows before the position, which this reader has not seen.
+    together = safe == position
     for row in (await connection.execute(query)).mappings():
         position = Cursor(row["xid"], row["id"])
-        if position.xid < row["horizon"]:
+        together = together and position.xid < row["horizon"]
+        if together:
             safe = position
         found.append(change_of(dict(row), safe))
     return Page(tuple(found), position, safe, more=len(found) == most)
@@ -95,14 +99,18 @@ async def prune(connection: AsyncConnection, dialect: str, *, older_than_ms: int
     Only safe rows are removed, in the order of the cursor, and how far is written down in the same
     transaction: a reader that was further back is told so.
     """
+    # Of the oldest by the cursor, those that are old: a search for old ones would read all others.
+    oldest = (
+        select(changes.c.id, changes.c.xid, changes.c.changed_ms)
+        .where(changes.c.xid < horizon())
+        .order_by(changes.c.xid, changes.c.id)
+        .limit(most)
+        .subquery()
+    )
     rows: Sequence[tuple[int, int, int]] = [
         (row[0], row[1], row[2])
         for row in await connection.execute(
-            select(changes.c.id, changes.c.xid, changes.c.changed_ms)
-            .where(changes.c.xid < horizon())
-            .where(changes.c.changed_ms < now_ms() - older_than_ms)
-            .order_by(changes.c.xid, changes.c.id)
-            .limit(most)
+            select(oldest).where(oldest.c.changed_ms < now_ms() - older_than_ms)
         )
     ]
     if not rows:

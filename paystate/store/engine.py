@@ -55,18 +55,35 @@ class Database:
         run twice, as everything here does (an event key is recorded once, an inbox row ends once).
         Raises StoreUnavailable if the database cannot be reached.
         """
-        return await self._run(work, write=True)
+        return await self._run(work, {"paystate_write": True} if self._is_sqlite else {})
+
+    async def snapshot(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run `work` without writing; all of its statements see one moment.
+
+        Raises StoreUnavailable.
+        """
+        # On SQLite every transaction does.
+        options = {} if self._is_sqlite else {"isolation_level": "REPEATABLE READ"}
+        return await self._run(work, options)
 
     async def read(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` on a connection without writing. Raises StoreUnavailable."""
-        return await self._run(work, write=False)
+        # Each statement sees its own moment in READ COMMITTED too: a transaction around them would
+        # be two more round trips.
+        return await self._run(work, {} if self._is_sqlite else {"isolation_level": "AUTOCOMMIT"})
 
-    async def _run(self, work: Callable[[AsyncConnection], Awaitable[T]], *, write: bool) -> T:
+    @property
+    def _is_sqlite(self) -> bool:
+        return self.dialect == "sqlite"
+
+    async def _run(
+        self, work: Callable[[AsyncConnection], Awaitable[T]], options: dict[str, Any]
+    ) -> T:
         for left in reversed(range(_TRIES)):
             try:
                 async with self.engine.connect() as connection:
-                    if self.dialect == "sqlite" and write:
-                        connection = await connection.execution_options(paystate_write=True)  # noqa: PLW2901
+                    if options:
+                        connection = await connection.execution_options(**options)  # noqa: PLW2901
                     async with connection.begin():
                         return await work(connection)
             except (DBAPIError, PoolTimeout, OSError, TimeoutError) as e:
@@ -122,7 +139,12 @@ def open_database(url: str, *, pool: int, timeout_s: float) -> Database:
             connect_args={
                 "timeout": timeout_s,
                 "command_timeout": timeout_s,
-                "server_settings": {"synchronous_commit": "on", "application_name": "paystate"},
+                "server_settings": {
+                    "synchronous_commit": "on",
+                    "application_name": "paystate",
+                    # Statements differ in how many rows they are given, never in how to find them.
+                    "plan_cache_mode": "force_generic_plan",
+                },
             },
         )
         event.listen(engine.sync_engine, "connect", _refuse_replica)

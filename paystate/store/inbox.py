@@ -9,6 +9,7 @@ died between its commit and its mark.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -22,8 +23,9 @@ from paystate.changes import Change
 from paystate.keys import Entity, EntityKind
 from paystate.state import EntityState
 from paystate.status import Status
+from paystate.store.batches import Batch
 from paystate.store.rows import Locked, ensure_and_lock, save
-from paystate.store.tables import among, inbox, insert_new, now_ms
+from paystate.store.tables import among, inbox
 from paystate.updates import Api
 
 __all__ = [
@@ -108,22 +110,31 @@ async def acknowledge(
     payment, so by the time an event key is inserted nobody else can be inserting it.
     """
     locked = Locked()
-    await ensure_and_lock(connection, dialect, (e.entity for e in events if e.entity), locked)
+    opening = Counter(event.entity for event in _each_once(events).values() if event.entity)
+    await ensure_and_lock(connection, opening, locked, opening=opening)
     links = _links(locked, events)
-    ids = await _insert(connection, dialect, events, links, locked.time_ms)
+    ids = await _insert(connection, events, links, locked.time_ms)
     repeated = {e.event_key: e for e in events if e.entity and e.event_key not in ids}
     again = await _reopen(connection, dialect, repeated, links, locked) if repeated else {}
-    await ensure_and_lock(connection, dialect, links.values(), locked)
-    fresh: dict[str, int] = {}
-    for event in events:
-        inbox_id = ids.get(event.event_key) or again.get(event.event_key)
-        if inbox_id is None or event.event_key in fresh or event.entity is None:
-            continue
-        fresh[event.event_key] = inbox_id
-        for entity in filter(None, (event.entity, links.get(event.event_key))):
-            locked.change(entity, open_events=locked.now[entity].open_events + 1)
-    changes = await save(connection, locked)
+    fresh = {
+        event.event_key: inbox_id
+        for event in events
+        if event.entity
+        and (inbox_id := ids.get(event.event_key) or again.get(event.event_key)) is not None
+    }
+    linked = Counter(link for key, link in links.items() if key in fresh)
+    await ensure_and_lock(connection, links.values(), locked, opening=linked)
+    opened = Counter(event.entity for key, event in _each_once(events).items() if key in fresh)
+    for entity, count in (*opened.items(), *linked.items()):
+        if entity is not None:
+            locked.change(entity, open_events=locked.now[entity].open_events + count)
+    changes = {change.entity: change for change in await save(connection, locked)}
     return [_recorded(event, ids, fresh, links, locked, changes) for event in events]
+
+
+def _each_once(events: Sequence[NewEvent]) -> dict[str, NewEvent]:
+    """Return the events by their key: a batch may hold one twice."""
+    return {event.event_key: event for event in events}
 
 
 def _recorded(
@@ -132,18 +143,19 @@ def _recorded(
     fresh: dict[str, int],
     links: dict[str, Entity],
     locked: Locked,
-    changes: Sequence[Change],
+    changes: dict[Entity, Change],
 ) -> Recorded:
     if event.entity is None:
         return Recorded(None, event.event_key not in ids, (), ())
-    concerned = tuple(filter(None, (event.entity, links.get(event.event_key))))
+    link = links.get(event.event_key)
+    concerned = (event.entity,) if link is None else (event.entity, link)
     # In a batch that holds the same event twice, the first one is it and the rest are duplicates.
     inbox_id = fresh.pop(event.event_key, None)
     return Recorded(
         inbox_id,
         inbox_id is None,
-        tuple(locked.now[entity] for entity in concerned),
-        tuple(c for c in changes if c.entity in concerned) if inbox_id is not None else (),
+        tuple([locked.now[entity] for entity in concerned]),
+        tuple([changes[e] for e in concerned if e in changes]) if inbox_id is not None else (),
     )
 
 
@@ -156,20 +168,26 @@ async def _reopen(
 ) -> dict[str, int]:
     """Open events again that ended without an answer and have been delivered anew.
 
-    A dead, held or contradicted event was given up, not settled; that it comes again (the merchant
+    An event that is open still is left as it is; it concerns the reference that it is open on. A
+    dead, held or contradicted event was given up, not settled; that it comes again (the merchant
     pressed "resend") is a reason to look again, but where the payment is successful already. Each
     opens on the reference in `links`, which is written down: that is where it will be closed.
     Returns the row ids by event key.
     """
     found = await connection.execute(
         select(inbox.c.id, inbox.c.event_key, inbox.c.state, inbox.c.reference_key).where(
-            among(dialect, inbox.c.event_key, sorted(repeated)), inbox.c.state.in_(_GIVEN_UP)
+            among(dialect, inbox.c.event_key, sorted(repeated)),
+            inbox.c.state.in_([OPEN, *_GIVEN_UP]),
         )
     )
     again: dict[str, int] = {}
     for row_id, key, state, reference in found:
         entity = repeated[key].entity
         if entity is None:
+            continue
+        if state == OPEN:
+            if reference:
+                links[key] = Entity.from_row_key(reference)
             continue
         held = locked.now[entity]
         if held.status is Status.SUCCESSFUL and repeated[key].subject == "payment":
@@ -186,6 +204,7 @@ async def _reopen(
             .values(
                 state=OPEN, reason=None, attempts=0, ended_ms=None, received_ms=locked.time_ms,
                 due_ms=locked.time_ms, claimed_until_ms=0, reference_key=bindparam("reference"),
+                leaving_key=None,
             ),
             [
                 {"row_id": row_id, "reference": links[key].row_key if key in links else None}
@@ -195,40 +214,39 @@ async def _reopen(
     return again
 
 
+_INSERT = Batch(
+    "event_key text, merchant text, api text, type text, subject text, entity_key text, "
+    "reference_key text, content text, state text, reason text",
+    """
+    INSERT INTO inbox (event_key, merchant, api, type, subject, entity_key, reference_key, content,
+                       state, reason, attempts, received_ms, due_ms, claimed_until_ms)
+    SELECT r.event_key, r.merchant, r.api, r.type, r.subject, r.entity_key, r.reference_key,
+           r.content, r.state, r.reason, 0, t.ms, t.ms, 0
+    FROM {r}, (SELECT COALESCE(CAST(:time_ms AS BIGINT), {now}) AS ms) AS t WHERE true
+    ON CONFLICT (event_key) DO NOTHING
+    RETURNING event_key, id
+    """,
+)
+
+
 async def _insert(
-    connection: AsyncConnection,
-    dialect: str,
-    events: Sequence[NewEvent],
-    links: dict[str, Entity],
-    time_ms: int,
+    connection: AsyncConnection, events: Sequence[NewEvent], links: dict[str, Entity], time_ms: int
 ) -> dict[str, int]:
     """Insert the rows that are new and return their ids by event key."""
-    unique = {event.event_key: event for event in events}
     rows = []
-    for key in sorted(unique):
-        event = unique[key]
+    for key, event in sorted(_each_once(events).items()):
         link = links.get(key)
-        rows.append(
-            {
-                "event_key": key,
-                "merchant": event.merchant,
-                "api": event.api,
-                "type": event.type,
-                "subject": event.subject,
-                "entity_key": event.entity.row_key if event.entity else None,
-                "reference_key": link.row_key if link else None,
-                "content": orjson.dumps(event.content).decode() if event.content else None,
-                "state": OPEN if event.entity else IGNORED,
-                "reason": event.reason,
-                "attempts": 0,
-                "claimed_until_ms": 0,
-            }
-        )
-    statement = insert_new(dialect, inbox, "event_key").values(
-        received_ms=time_ms or now_ms(), due_ms=time_ms or now_ms()
-    )
-    inserted = await connection.execute(
-        statement.returning(inbox.c.event_key, inbox.c.id),
-        rows,
-    )
+        rows.append((
+            key,
+            event.merchant,
+            event.api,
+            event.type,
+            event.subject,
+            event.entity.row_key if event.entity else None,
+            link.row_key if link else None,
+            orjson.dumps(event.content).decode() if event.content else None,
+            OPEN if event.entity else IGNORED,
+            event.reason,
+        ))  # fmt: skip
+    inserted = await _INSERT.run(connection, rows, time_ms=time_ms or None)
     return {row[0]: row[1] for row in inserted}

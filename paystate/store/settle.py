@@ -12,17 +12,18 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.changes import Change
 from paystate.keys import Entity, EntityKind
 from paystate.state import Attempt, EntityState
 from paystate.status import Status, merge, of_reference
+from paystate.store.batches import Batch
 from paystate.store.inbox import OPEN, Ending
 from paystate.store.overlays import upsert_overlay
-from paystate.store.rows import Locked, ensure_and_lock, save, state_of
-from paystate.store.tables import among, details, entities, inbox, insert_new
+from paystate.store.rows import Locked, ensure_and_lock, lock, save, state_of
+from paystate.store.tables import among, details, entities, inbox
 from paystate.updates import Overlay, PaymentUpdate
 
 __all__ = ["Decision", "Settled", "settle"]
@@ -38,6 +39,8 @@ class Decision:
     `update` comes from the verify API or under a v4 signature; `moves` that it may move the payment
     to another reference, which only the provider's own answer or an operator may. `link` is the
     reference of a payment that is held and has none yet, so that it shows `processing` too.
+    `opened_ms` says which opening of the event was decided; one that was given up and opened again
+    since is left alone. None: whichever stands.
     """
 
     inbox_id: int
@@ -49,6 +52,7 @@ class Decision:
     proven: bool = False
     moves: bool = False
     link: str | None = None
+    opened_ms: int | None = None
 
 
 @dataclass(slots=True)
@@ -68,8 +72,10 @@ class Settled:
 
 @dataclass(slots=True)
 class _OpenRow:
+    """An open inbox row, and the references that it is open on: one, and the one it takes over."""
+
     id: int
-    reference: Entity | None
+    references: tuple[Entity, ...]
     received_ms: int
 
 
@@ -85,7 +91,9 @@ async def settle(
     cache, so that no reader who sees the commit can find an older entry there.
     """
     locked = Locked()
-    await ensure_and_lock(connection, dialect, (d.entity for d in decisions), locked)
+    payments = [decision.entity for decision in decisions]
+    await lock(connection, payments, _named(decisions), locked)
+    await ensure_and_lock(connection, payments, locked)
     rows = await _open_rows(connection, dialect, decisions)
     settled = Settled()
     learnt: dict[Entity, list[tuple[PaymentUpdate, bool]]] = {}
@@ -94,13 +102,13 @@ async def settle(
         row = rows.get(decision.inbox_id)
         if row is None or decision.inbox_id in settled.endings:
             continue
+        if decision.opened_ms not in (None, row.received_ms):
+            continue
         state = locked.now[decision.entity]
-        target = _target(state, decision)
-        if target is not None and target != row.reference:
-            await ensure_and_lock(
-                connection, dialect, filter(None, (row.reference, target)), locked
-            )
-            await _open_on(connection, locked, row, target)
+        changing = _changing(state, decision)
+        if not set(changing) <= set(row.references):
+            await ensure_and_lock(connection, (*row.references, *changing), locked)
+            await _open_on(connection, locked, row, changing)
             settled.opened.append(decision)
             continue
         _open_link(state, row, references)
@@ -121,31 +129,41 @@ async def settle(
     return settled
 
 
+def _named(decisions: Sequence[Decision]) -> set[Entity]:
+    """Return the references that payments most likely belong to, to be locked with them."""
+    return {
+        Entity.reference(d.entity.merchant, d.update.tx_ref)
+        for d in decisions
+        if d.update is not None
+        and d.update.tx_ref is not None
+        and d.entity.kind is EntityKind.CHARGE
+    }
+
+
 async def _open_rows(
     connection: AsyncConnection, dialect: str, decisions: Sequence[Decision]
 ) -> dict[int, _OpenRow]:
+    """Return the rows that are open. Only who holds the payment's row may end one, or open it."""
     found = await connection.execute(
-        select(inbox.c.id, inbox.c.reference_key, inbox.c.received_ms)
+        select(inbox.c.id, inbox.c.reference_key, inbox.c.leaving_key, inbox.c.received_ms)
         .where(among(dialect, inbox.c.id, [d.inbox_id for d in decisions]))
         .where(inbox.c.state == OPEN)
-        .order_by(inbox.c.id)
-        .with_for_update()
     )
     return {
-        row[0]: _OpenRow(row[0], Entity.from_row_key(row[1]) if row[1] else None, row[2])
+        row[0]: _OpenRow(row[0], tuple(Entity.from_row_key(key) for key in row[1:3] if key), row[3])
         for row in found
     }
 
 
-def _target(state: EntityState, decision: Decision) -> Entity | None:
-    """Return the reference that the payment will belong to once `decision` is applied.
+def _changing(state: EntityState, decision: Decision) -> tuple[Entity, ...]:
+    """Return the references that `decision` bears on: where the payment will belong, and does now.
 
     A transfer belongs to none: what it calls a reference is a name in another space.
     """
     if state.entity.kind is not EntityKind.CHARGE:
-        return None
-    link = _link_after(state, decision)
-    return Entity.reference(state.entity.merchant, link) if link is not None else None
+        return ()
+    links = dict.fromkeys((_link_after(state, decision), state.link))
+    return tuple(Entity.reference(state.entity.merchant, link) for link in links if link)
 
 
 def _link_after(state: EntityState, decision: Decision) -> str | None:
@@ -158,27 +176,29 @@ def _link_after(state: EntityState, decision: Decision) -> str | None:
 
 
 async def _open_on(
-    connection: AsyncConnection, locked: Locked, row: _OpenRow, target: Entity
+    connection: AsyncConnection, locked: Locked, row: _OpenRow, changing: tuple[Entity, ...]
 ) -> None:
-    """Open an event on the reference that it turned out to concern, in place of where it was.
+    """Open an event on the references that it turned out to bear on, in place of where it was.
 
     A change of status needs an event open on it from before: else a reader could store the old
     status between the mark and the commit.
     """
-    if row.reference is not None:
-        held = locked.now[row.reference]
-        locked.change(row.reference, open_events=held.open_events - 1)
-    locked.change(target, open_events=locked.now[target].open_events + 1)
-    row.reference = target
+    for reference in row.references:
+        locked.change(reference, open_events=locked.now[reference].open_events - 1)
+    for reference in changing:
+        locked.change(reference, open_events=locked.now[reference].open_events + 1)
+    row.references = changing
+    keys = [reference.row_key for reference in changing]
     await connection.execute(
-        update(inbox).where(inbox.c.id == row.id).values(reference_key=target.row_key)
+        update(inbox)
+        .where(inbox.c.id == row.id)
+        .values(reference_key=keys[0], leaving_key=keys[1] if len(keys) > 1 else None)
     )
 
 
 def _open_link(state: EntityState, row: _OpenRow, references: set[Entity]) -> None:
     """Name every reference that this row can concern: where it was opened, where it belongs."""
-    if row.reference is not None:
-        references.add(row.reference)
+    references.update(row.references)
     _add_own_reference(state, references)
 
 
@@ -236,10 +256,9 @@ async def _settle_references(
     settled: Settled,
 ) -> None:
     """Bring the merchant references up to their attempts, as this transaction leaves them."""
-    await ensure_and_lock(connection, dialect, references, locked)
+    await ensure_and_lock(connection, references, locked)
     for inbox_id in settled.endings:
-        reference = rows[inbox_id].reference
-        if reference is not None:
+        for reference in rows[inbox_id].references:
             locked.change(reference, open_events=locked.now[reference].open_events - 1)
     attempts = await _attempts(connection, dialect, locked, references)
     for reference in references:
@@ -313,46 +332,44 @@ async def _save_details(
     held = await connection.execute(
         select(details.c.key, details.c.content).where(among(dialect, details.c.key, keys))
     )
-    content: dict[str, dict[str, Any]] = {key: orjson.loads(text) for key, text in held}
-    known = set(content)
+    texts: dict[str, str] = {row[0]: row[1] for row in held}
+    content: dict[str, dict[str, Any]] = {key: orjson.loads(text) for key, text in texts.items()}
     for entity, updates in learnt.items():
         for seen, moved in updates:
             before = content.get(entity.row_key, {})
             after = seen.to_json()
             content[entity.row_key] = {**before, **after} if moved else {**after, **before}
     rows = [
-        {"row_key": key, "text": orjson.dumps(content[key]).decode(), "ms": time_ms} for key in keys
+        (key, text)
+        for key in keys
+        if (text := orjson.dumps(content[key]).decode()) != texts.get(key)
     ]
-    new = [
-        {"key": r["row_key"], "content": r["text"], "updated_ms": r["ms"]}
-        for r in rows
-        if r["row_key"] not in known
-    ]
-    if new:
-        await connection.execute(insert_new(dialect, details, "key"), new)
-    old = [r for r in rows if r["row_key"] in known]
-    if old:
-        await connection.execute(
-            update(details)
-            .where(details.c.key == bindparam("row_key"))
-            .values(content=bindparam("text"), updated_ms=bindparam("ms")),
-            old,
-        )
+    if rows:
+        await _SAVE_DETAILS.run(connection, rows, time_ms=time_ms)
+
+
+_SAVE_DETAILS = Batch(
+    "key text, content text",
+    """
+    INSERT INTO details (key, content, updated_ms)
+    SELECT r.key, r.content, CAST(:time_ms AS BIGINT) FROM {r} WHERE true
+    ON CONFLICT (key) DO UPDATE SET content = excluded.content, updated_ms = excluded.updated_ms
+    """,
+)
+
+_END = Batch(
+    "id bigint, ending text, why text",
+    """
+    UPDATE inbox SET state = r.ending, reason = r.why, ended_ms = CAST(:time_ms AS BIGINT),
+                     claimed_until_ms = 0
+    FROM {r} WHERE inbox.id = r.id
+    """,
+)
 
 
 async def _end_rows(connection: AsyncConnection, settled: Settled, time_ms: int) -> None:
-    await connection.execute(
-        update(inbox)
-        .where(inbox.c.id == bindparam("row_id"))
-        .values(
-            state=bindparam("ending"),
-            reason=bindparam("why"),
-            ended_ms=bindparam("ms"),
-            claimed_until_ms=0,
-            claimed_by=None,
-        ),
-        [
-            {"row_id": row_id, "ending": ending.value, "why": reason or None, "ms": time_ms}
-            for row_id, (ending, reason) in sorted(settled.endings.items())
-        ],
-    )
+    rows = [
+        (row_id, ending.value, reason or None)
+        for row_id, (ending, reason) in sorted(settled.endings.items())
+    ]
+    await _END.run(connection, rows, time_ms=time_ms)

@@ -19,7 +19,9 @@ from paystate.store.changelog import Page
 from paystate.store.claims import Claimed, InboxGauges
 from paystate.store.engine import Database, open_database
 from paystate.store.inbox import NewEvent, Recorded
+from paystate.store.operations import Operations
 from paystate.store.overlays import overlays_of
+from paystate.store.sampling import Sampling
 from paystate.store.settle import BeforeCommit, Decision, Settled
 from paystate.store.tables import details
 from paystate.store.tables import inbox as inbox_table
@@ -43,6 +45,16 @@ class Store:
     def dialect(self) -> str:
         """The SQL dialect in use: postgresql or sqlite."""
         return self._database.dialect
+
+    @property
+    def sampling(self) -> Sampling:
+        """What the audit asks of the database, and what it writes down there."""
+        return Sampling(self._database)
+
+    @property
+    def operations(self) -> Operations:
+        """What operators ask of the database and do to it."""
+        return Operations(self._database)
 
     async def acknowledge(self, events: Sequence[NewEvent]) -> list[Recorded | Exception]:
         """Record events in one commit; one that the database refuses harms no other.

@@ -29,18 +29,22 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.expression import FunctionElement
 
+from paystate.store.batches import NOW_MS
+
 __all__ = [
+    "HORIZON",
+    "XID",
     "among",
     "changes",
-    "current_xid",
     "details",
     "entities",
     "horizon",
     "inbox",
-    "insert_new",
     "metadata",
     "now_ms",
     "overlays",
+    "rulings",
+    "violations",
     "watermarks",
 ]
 
@@ -104,6 +108,7 @@ inbox = Table(
     Column("subject", Text, nullable=False),
     Column("entity_key", Key),
     Column("reference_key", Key),
+    Column("leaving_key", Key),
     Column("content", Text),
     Column("state", Text, nullable=False),
     Column("reason", Text),
@@ -157,6 +162,44 @@ watermarks = Table(
     Column("value", Text, nullable=False),
 )
 
+violations = Table(
+    "violations",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("merchant", Key),
+    Column("entity_key", Key),
+    Column("evidence", Text, nullable=False),
+    sqlite_autoincrement=True,
+)
+
+rulings = Table(
+    "rulings",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("at_ms", BigInteger, nullable=False),
+    Column("inbox_id", BigInteger, nullable=False),
+    Column("entity_key", Key, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("operator", Text, nullable=False),
+    Column("why", Text),
+    Column("was_state", Text, nullable=False),
+    Column("was_reason", Text),
+    Column("through_id", BigInteger),
+    Index("ix_rulings_entity_key", "entity_key"),
+    sqlite_autoincrement=True,
+)
+
+
+# The id of this transaction; 0 on SQLite, whose one writer needs none.
+XID = {"postgresql": "CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)", "sqlite": "0"}
+# See `horizon`.
+HORIZON = {
+    "postgresql": "CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)",
+    "sqlite": "1",
+}
+
 
 class now_ms(FunctionElement[int]):  # noqa: N801 - used like a SQL function
     """The database's clock, in milliseconds since the epoch."""
@@ -167,29 +210,12 @@ class now_ms(FunctionElement[int]):  # noqa: N801 - used like a SQL function
 
 @compiles(now_ms, "postgresql")
 def _now_postgresql(_element: Any, _compiler: Any, **_: Any) -> str:
-    return "CAST(extract(epoch from clock_timestamp()) * 1000 AS BIGINT)"
+    return NOW_MS["postgresql"]
 
 
 @compiles(now_ms, "sqlite")
 def _now_sqlite(_element: Any, _compiler: Any, **_: Any) -> str:
-    return "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
-
-
-class current_xid(FunctionElement[int]):  # noqa: N801 - used like a SQL function
-    """The id of this transaction; 0 on SQLite, whose one writer needs none."""
-
-    type = BigInteger()
-    inherit_cache = True
-
-
-@compiles(current_xid, "postgresql")
-def _xid_postgresql(_element: Any, _compiler: Any, **_: Any) -> str:
-    return "CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)"
-
-
-@compiles(current_xid, "sqlite")
-def _xid_sqlite(_element: Any, _compiler: Any, **_: Any) -> str:
-    return "0"
+    return NOW_MS["sqlite"]
 
 
 class horizon(FunctionElement[int]):  # noqa: N801 - used like a SQL function
@@ -204,18 +230,12 @@ class horizon(FunctionElement[int]):  # noqa: N801 - used like a SQL function
 
 @compiles(horizon, "postgresql")
 def _horizon_postgresql(_element: Any, _compiler: Any, **_: Any) -> str:
-    return "CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)"
+    return HORIZON["postgresql"]
 
 
 @compiles(horizon, "sqlite")
 def _horizon_sqlite(_element: Any, _compiler: Any, **_: Any) -> str:
-    return "1"
-
-
-def insert_new(dialect: str, table: Table, *key: str) -> Any:
-    """Return an INSERT into `table` that leaves rows whose `key` is there already as they are."""
-    make = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    return make(table).on_conflict_do_nothing(index_elements=list(key))
+    return HORIZON["sqlite"]
 
 
 def among(dialect: str, column: Column[Any], values: Sequence[Any]) -> ColumnElement[bool]:

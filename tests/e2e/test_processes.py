@@ -161,10 +161,7 @@ async def _one_payment(run: Deployment, sandbox: RunningSandbox, *, v4: bool) ->
         assert await outside.webhook(make(status=late, **named), v4=v4) == 200
     await run.worker.wait_for(
         lambda: (
-            sum(
-                line.get("event") == "event_ended" and line.get("ending") == "superseded"
-                for line in run.worker.lines
-            )
+            sum(line.get("endings", {}).get("superseded", 0) for line in run.worker.lines)
             >= (4 if v4 else 1)  # a v3 body that came before is a duplicate
         )
     )

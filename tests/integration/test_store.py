@@ -194,7 +194,7 @@ async def check_books(store: Store, url: str) -> None:
     async with second_connection(url) as connection:
         rows = (await connection.execute(select(entities))).mappings().all()
         opens: Counter[str] = Counter()
-        for column in (inbox.c.entity_key, inbox.c.reference_key):
+        for column in (inbox.c.entity_key, inbox.c.reference_key, inbox.c.leaving_key):
             found = await connection.execute(
                 select(column, func.count()).where(inbox.c.state == "open").group_by(column)
             )
@@ -259,6 +259,15 @@ async def test_a_duplicate_later_changes_nothing_and_returns_the_rows_as_they_ar
     assert again.changes == ()
     assert again.states == (await state(store), await state(store, ORDER))
     assert await inbox_rows(database_url) == before
+
+
+async def test_a_duplicate_tells_of_the_reference_that_its_event_is_open_on(store: Store) -> None:
+    """Even if the payment belongs to another by now: there the first delivery has left no mark."""
+    await opened(store, "e1", tx_ref="order-1")
+    await pay(store, PE, tx_ref="order-2")
+    (again,) = await recorded(store, event("e1", tx_ref="order-1"))
+    assert again.duplicate
+    assert ORDER in {told.entity for told in again.states}
 
 
 async def test_a_second_event_raises_no_version(store: Store, database_url: str) -> None:
@@ -680,6 +689,43 @@ async def test_attempts_of_one_reference_settle_together(store: Store, database_
     await check_books(store, database_url)
 
 
+async def test_a_payment_that_moves_has_an_event_open_where_it_leaves_and_where_it_goes(
+    store: Store, database_url: str
+) -> None:
+    """Neither reference changes without an event that every reader could see."""
+    await pay(store, PE, tx_ref="order-1")
+    row_id = await opened(store, "moving", tx_ref="order-1")
+    decision = Decision(row_id, ONE, update=seen(S, tx_ref="order-2"), proven=True, moves=True)
+    (first,) = await store.settle([decision], nothing)
+    assert isinstance(first, Settled)
+    assert first.opened == [decision]
+    other = Entity.reference("default", "order-2")
+    assert [(await state(store, entity)).open_events for entity in (ONE, ORDER, other)] == [1, 1, 1]
+    await check_books(store, database_url)
+    (then,) = await store.settle(first.opened, nothing)
+    assert isinstance(then, Settled)
+    assert [(await state(store, entity)).open_events for entity in (ONE, ORDER, other)] == [0, 0, 0]
+    assert (await state(store, other)).status is S
+    await check_books(store, database_url)
+
+
+async def test_a_decision_about_an_earlier_opening_is_left_alone(
+    store: Store, database_url: str
+) -> None:
+    """Whoever decided it has held the event from before it was given up and came again."""
+    row_id = await opened(store, "e1")
+    (row,) = await inbox_rows(database_url)
+    await settled(store, Decision(row_id, ONE, Ending.DEAD, "unknown"))
+    async with second_connection(database_url) as connection:
+        await connection.execute(text("UPDATE inbox SET received_ms = received_ms - 1000"))
+    (again,) = await recorded(store, event("e1"))
+    assert again.inbox_id == row_id
+    late = Decision(row_id, ONE, update=seen(S), proven=True, opened_ms=row["received_ms"] - 1000)
+    assert not (await settled(store, late)).endings
+    (row,) = await inbox_rows(database_url)
+    assert (await settled(store, replace(late, opened_ms=row["received_ms"]))).endings
+
+
 async def test_a_proven_answer_moves_a_payment_to_its_reference(
     store: Store, database_url: str
 ) -> None:
@@ -1078,6 +1124,27 @@ async def test_the_cursor_never_passes_a_transaction_that_is_still_open(postgres
             assert "late" in {c.entity.id for c in replayed}
 
 
+async def test_what_becomes_safe_between_two_pages_is_not_passed_over(postgres_url: str) -> None:
+    """It may lie before what was read of the first page."""
+    async with open_store(postgres_url, pool=3, timeout_s=10) as store:
+        await pay(store, PE)
+        start = await store.latest_cursor()
+        async with second_connection(postgres_url) as late:
+            await late.execute(
+                text(
+                    "INSERT INTO changes (xid, entity_key, merchant, status, version, "
+                    "previous_version, changed_ms) VALUES (CAST(CAST(pg_current_xact_id() AS TEXT)"
+                    " AS BIGINT), 'charge:default:late', 'default', 'pending', 1, 0, 0)"
+                )
+            )
+            await pay(store, S, TWO)
+            first = await store.changes_after(start, most=1)
+        second = await store.changes_after(first.position, safe=first.safe)
+        assert second.changes
+        caught_up = await store.changes_after(second.safe)
+        assert "late" in {c.entity.id for c in caught_up.changes}
+
+
 async def test_a_pruned_cursor_is_told_so(store: Store) -> None:
     """What was removed cannot be replayed, and nobody is led to think that nothing happened."""
     start = await store.latest_cursor()
@@ -1345,3 +1412,36 @@ async def test_the_books_balance_after_any_walk(store: Store, database_url: str,
     await check_books(store, database_url)
     after = await store.states([*walk.payments, ORDER, OTHER_ORDER])
     assert {held.open_events for held in after.values()} == {0}
+
+
+# --- one statement for a whole batch --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("character", ["\x1e", "\x1f"])
+async def test_a_text_with_a_separator_in_it_shifts_no_other_row(
+    store: Store, character: str
+) -> None:
+    """Columns travel as joined texts: one that holds the separator is refused alone, or kept."""
+    odd = Entity("default", EntityKind.CHARGE, f"1{character}2")
+    events = [event("a", ONE), event("odd", odd, tx_ref=f"x{character}"), event("b", TWO)]
+    first, strange, last = await store.acknowledge(events)
+    assert isinstance(first, Recorded)
+    assert isinstance(last, Recorded)
+    assert [one.states[0].entity for one in (first, last)] == [ONE, TWO]
+    known = await store.states([ONE, odd, TWO])
+    assert [known[ONE].open_events, known[TWO].open_events] == [1, 1]
+    if isinstance(strange, Exception):
+        assert odd not in known
+    else:
+        assert strange.states[0].entity == odd
+
+
+async def test_a_new_payment_is_written_once_and_reads_as_it_was_told(store: Store) -> None:
+    """What `acknowledge` returns of rows that it has made is what is in the database."""
+    again = event("e1")
+    told = await recorded(store, event("e1"), event("e2"), again, event("e3", TWO))
+    assert [one.duplicate for one in told] == [False, False, True, False]
+    states = {state.entity: state for one in told for state in one.states}
+    assert await store.states(list(states)) == states
+    assert {e: s.open_events for e, s in states.items()} == {ONE: 2, TWO: 1, ORDER: 3}
+    assert {state.version for state in states.values()} == {1}

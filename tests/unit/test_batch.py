@@ -286,7 +286,7 @@ async def test_a_failed_read_whose_callers_have_gone_is_no_warning() -> None:
     await sender.arrived.acquire()
     task.cancel()
     sender.go.release()
-    await reads._batches.drain()
+    await reads.drain()
     await turns()
     del task
     sender.errors.clear()
@@ -300,3 +300,14 @@ async def test_the_keys_of_a_crowd_are_cut_into_batches() -> None:
     reads = Coalescer(sender.load, most=3)
     await asyncio.gather(*(reads(n) for n in range(7)))
     assert sender.batches == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+async def test_a_key_that_could_not_be_looked_for_fails_alone() -> None:
+    """Its callers are told why; those who asked for the others in the same read are answered."""
+
+    async def load(keys: Sequence[str]) -> dict[str, str | BaseException]:
+        return {key: OSError(key) if key == "bad" else key.upper() for key in keys}
+
+    read: Coalescer[str, str] = Coalescer(load, most=10)
+    answers = await asyncio.gather(*map(read, ["a", "bad", "b"]), return_exceptions=True)
+    assert (answers[0], type(answers[1]), answers[2]) == ("A", OSError, "B")

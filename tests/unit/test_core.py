@@ -165,6 +165,8 @@ def test_a_deciding_attempt_goes_both_ways(kind: EntityKind, payment_id: str) ->
     """A reference's link names its attempt, colons in the id included."""
     attempt = Attempt(kind, payment_id)
     assert Attempt.parse(str(attempt)) == attempt
+    assert Attempt.parse_short(attempt.short()) == attempt
+    assert Attempt.parse_short(str(attempt)) == attempt
 
 
 @pytest.mark.parametrize("link", [None, "", "charge", "reference:1", "nonsense:1"])

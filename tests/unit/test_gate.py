@@ -217,7 +217,7 @@ def test_a_budget_of_nothing_is_refused() -> None:
 
 
 def test_shares_and_waits_are_exact() -> None:
-    assert [share(300, purpose) for purpose in Purpose] == [300, 240, 180]
+    assert [share(300, purpose) for purpose in Purpose] == [300, 240, 180, 120]
     assert cool_off_s(1, 0.0) == 2  # a header that asks for nothing is no header
     assert cool_off_s(10_000, None) == 1800
 

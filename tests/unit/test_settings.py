@@ -271,16 +271,25 @@ def test_the_queue_is_the_cache_unless_it_has_its_own_url() -> None:
     assert load({"CACHE_URL": "redis://h/1", "QUEUE_URL": "redis://q"}).queue == "redis://q"
 
 
-@pytest.mark.parametrize("name", ["CACHE_URL", "QUEUE_URL"])
-def test_a_cluster_is_refused_where_it_cannot_be_used(name: str) -> None:
-    """A queue never runs on one, and a cache only once it has passed the drills."""
-    problems = refused({name: "redis+cluster://h:1"}).problems
-    assert any(problem.startswith(name) for problem in problems)
+def test_a_queue_on_a_cluster_is_refused() -> None:
+    """Whether it is named for the queue, or for the cache alone, which the queue would share."""
+    (named,) = refused({"QUEUE_URL": "redis+cluster://h:1"}).problems
+    assert named.startswith("QUEUE_URL must start with")
+    (shared,) = refused({"CACHE_URL": "redis+cluster://h:1"}).problems
+    assert shared.startswith("QUEUE_URL is not set")
 
 
-def test_a_cluster_would_be_strict_by_default() -> None:
+def test_a_cluster_for_the_cache_is_strict_by_default() -> None:
     """A cache that fails over may forget acknowledged writes, so it has no lease."""
-    assert Settings(cache_url="redis+cluster://h:1").lease_ms == 0
+    settings = load({"CACHE_URL": "rediss+cluster://h:1,i:2", "QUEUE_URL": "redis://q"})
+    assert (settings.lease_ms, settings.queue) == (0, "redis://q")
+
+
+@pytest.mark.parametrize(("path", "count"), [("", 0), ("/", 0), ("/0", 0), ("/1", 1)])
+def test_a_cluster_has_one_database(path: str, count: int) -> None:
+    environ = {"CACHE_URL": f"redis+cluster://h:1{path}", "QUEUE_URL": "redis://q"}
+    problems = refused(environ).problems if count else load(environ) and []
+    assert len(problems) == count
 
 
 @pytest.mark.parametrize(

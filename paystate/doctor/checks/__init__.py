@@ -1,0 +1,1 @@
+"""The checks: each judges facts, and says what it found and how to mend it."""

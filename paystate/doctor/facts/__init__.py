@@ -1,0 +1,1 @@
+"""What the servers say of themselves, and what became of one harmless call to each."""

