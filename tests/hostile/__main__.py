@@ -64,11 +64,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.hostile", description=__doc__)
     parser.add_argument("--seconds", type=int, default=60, help="for each target (60)")
     parser.add_argument("--runs", type=int, help="inputs for each target, in place of seconds")
+    parser.add_argument("--seed", type=int, default=0, help="the same search again; 0: another")
     parser.add_argument("--target", choices=list(TARGETS), help="one only")
     asked = parser.parse_args()
     limit = f"-runs={asked.runs}" if asked.runs else f"-max_total_time={asked.seconds}"
     names = [asked.target] if asked.target else [name for name in TARGETS if name != "everything"]
-    return max(_search(name, [limit]) for name in names)
+    return max(_search(name, [limit, f"-seed={asked.seed}"]) for name in names)
 
 
 if __name__ == "__main__":
