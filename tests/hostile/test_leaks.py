@@ -303,7 +303,7 @@ async def test_nothing_forbidden_is_kept_with_sqlite(
         dump = "\n".join(sqlite3.connect(path).iterdump())
         assert "order 88/2041" in dump
         log = guarded_valkey._data / "appendonlydir"
-        assert sum(file.stat().st_size for file in log.iterdir()) > 5_000
+        assert any(b"flw:v1:tx:" in file.read_bytes() for file in log.iterdir())
         assert _found_in(run, [*kept, ("dump", dump.encode())]) == []
         assert search_folder(Path(path).parent) + search_folder(log) == []
 
