@@ -23,6 +23,7 @@ from paystate.feed import Feed
 from paystate.flutterwave.client import Credentials, FlutterwaveClient
 from paystate.flutterwave.gate import RedisGate
 from paystate.keys import Keys
+from paystate.merchants import Merchant
 from paystate.near import NearCache
 from paystate.observability import Metrics
 from paystate.payments.answers import StatusAnswer
@@ -31,7 +32,7 @@ from paystate.payments.lookup import Lookups
 from paystate.payments.recording import Recorder
 from paystate.payments.settling import Provider, Settler
 from paystate.queue import Queue, open_queue
-from paystate.settings import Merchant, Settings
+from paystate.settings import Settings
 from paystate.store import Store, open_store
 
 __all__ = ["Resources", "open_resources"]

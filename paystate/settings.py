@@ -8,20 +8,29 @@ show that they are set, never what they are.
 from __future__ import annotations
 
 import os
-import re
-import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from enum import StrEnum
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from paystate.errors import SettingsInvalid
 from paystate.keys import DEFAULT_MERCHANT
+from paystate.merchants import Confirm, Merchant, confirm, further_merchants
 from paystate.ttl import TtlPolicy
+from paystate.values import (
+    Unusable,
+    address_of,
+    base_address,
+    log_level,
+    mask_url,
+    redis_address_of,
+    secret,
+    secrets,
+    whole,
+)
 
-__all__ = ["Confirm", "Merchant", "Role", "Settings", "describe", "load", "mask_url"]
+__all__ = ["Role", "Settings", "describe", "load"]
 
 
 class Role(StrEnum):
@@ -32,108 +41,12 @@ class Role(StrEnum):
     TOOL = "tool"
 
 
-class Confirm(StrEnum):
-    """Which webhooks are confirmed with the verify API where credentials are set."""
-
-    ALWAYS = "always"
-    V3 = "v3"  # a v4 body is signed over its bytes, and may be believed as it is
-    NEVER = "never"
-
-
 def _setting(
     env: str, default: Any, doc: str, *, parse: Callable[[str], Any] = str, secret: bool = False
 ) -> Any:
     return field(
         default=default, metadata={"env": env, "doc": doc, "parse": parse, "secret": secret}
     )
-
-
-class Unusable(ValueError):
-    """Says what is wrong with a value, without the value: it may be a secret."""
-
-
-def _secrets(text: str) -> tuple[str, ...]:
-    parts = tuple(text.split(","))
-    if any(not part for part in parts):
-        raise Unusable("holds an empty secret")
-    if any(part != part.strip() for part in parts):
-        raise Unusable("has spaces around a secret: remove them, or quote the value rightly")
-    return parts
-
-
-def _secret(text: str) -> str:
-    return _secrets(text.replace(",", "\0"))[0].replace("\0", ",")
-
-
-def _integer(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
-            raise Unusable("must be a whole number")
-        number = int(text)
-        if not least <= number <= most:
-            raise Unusable(f"must be from {least} to {most}")
-        return number
-
-    return parse
-
-
-def _url(*schemes: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        scheme = urlsplit(text).scheme
-        if scheme not in schemes:
-            raise Unusable(f"must start with {' or '.join(s + '://' for s in schemes)}")
-        return text
-
-    return parse
-
-
-def _redis_url(*schemes: str) -> Callable[[str], str]:
-    def parse(text: str) -> str:
-        parts = urlsplit(_url(*schemes)(text))
-        hosts = parts.netloc.rpartition("@")[2].split(",")
-        if not all(
-            re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^:/?#@\[\]]*)(:[0-9]{1,5})?", h) for h in hosts
-        ):
-            raise Unusable("needs host:port after the password, and %2F and %23 for / and # in it")
-        path = [piece for piece in parts.path.split("/") if piece]
-        database = path[1:] if parts.scheme.endswith("+sentinel") else path
-        if len(database) > 1 or not all(piece.isdigit() for piece in database):
-            raise Unusable("ends in the number of its database, as in /0")
-        return text
-
-    return parse
-
-
-def _base_url(text: str) -> str:
-    parts = urlsplit(_url("http", "https")(text))
-    if parts.username or parts.query or parts.fragment or not parts.hostname:
-        raise Unusable("is an address alone: no user, no ?query, no #fragment")
-    return text.rstrip("/")
-
-
-def _confirm(text: str) -> Confirm:
-    if text not in set(Confirm):
-        raise Unusable("must be always, v3 or never")
-    return Confirm(text)
-
-
-def _log_level(text: str) -> str:
-    level = text.upper()
-    if level not in {"DEBUG", "INFO", "WARNING", "ERROR"}:
-        raise Unusable("must be DEBUG, INFO, WARNING or ERROR")
-    return level
-
-
-@dataclass(frozen=True, slots=True)
-class Merchant:
-    """One merchant's own secrets and credentials at Flutterwave."""
-
-    name: str
-    secret_hashes: tuple[str, ...] = field(default=(), repr=False)
-    secret_key: str | None = field(default=None, repr=False)
-    client_id: str | None = None
-    client_secret: str | None = field(default=None, repr=False)
-    confirm: Confirm = Confirm.ALWAYS
 
 
 REDIS_SCHEMES = (
@@ -155,7 +68,7 @@ class Settings:
         "sqlite:///.paystate/paystate.db",
         "System of record: sqlite:///path (one host) or postgresql://user:pass@host/name. It must "
         "be the primary; a replica would answer with the past.",
-        parse=_url("sqlite", "postgresql"),
+        parse=address_of("sqlite", "postgresql"),
         secret=True,
     )
     cache_url: str = _setting(
@@ -164,7 +77,7 @@ class Settings:
         "Redis or Valkey that holds the statuses: redis://host:port/db, "
         "redis+sentinel://host:port,host:port/name or redis+cluster://host:port,host:port, and "
         "rediss for TLS. It may lose anything at any time.",
-        parse=_redis_url(*REDIS_SCHEMES),
+        parse=redis_address_of(*REDIS_SCHEMES),
         secret=True,
     )
     queue_url: str = _setting(
@@ -172,7 +85,7 @@ class Settings:
         "",
         "Redis or Valkey that holds the arq queue; no cluster. Empty: CACHE_URL, where that is no "
         "cluster.",
-        parse=_redis_url("redis", "rediss", "redis+sentinel", "rediss+sentinel"),
+        parse=redis_address_of("redis", "rediss", "redis+sentinel", "rediss+sentinel"),
         secret=True,
     )
     secret_hashes: tuple[str, ...] = _setting(
@@ -180,40 +93,40 @@ class Settings:
         (),
         "The webhook secret of Flutterwave's dashboard. Two, separated by a comma, while you "
         "rotate it. The web process does not start without one.",
-        parse=_secrets,
+        parse=secrets,
         secret=True,
     )
     secret_key: str | None = _setting(
-        "FLW_SECRET_KEY", None, "v3 secret key for the verify API.", parse=_secret, secret=True
+        "FLW_SECRET_KEY", None, "v3 secret key for the verify API.", parse=secret, secret=True
     )
-    client_id: str | None = _setting("FLW_CLIENT_ID", None, "v4 OAuth client id.", parse=_secret)
+    client_id: str | None = _setting("FLW_CLIENT_ID", None, "v4 OAuth client id.", parse=secret)
     client_secret: str | None = _setting(
-        "FLW_CLIENT_SECRET", None, "v4 OAuth client secret.", parse=_secret, secret=True
+        "FLW_CLIENT_SECRET", None, "v4 OAuth client secret.", parse=secret, secret=True
     )
     base_url: str = _setting(
         "FLW_BASE_URL",
         "https://api.flutterwave.com/v3",
         "Base of the v3 API.",
-        parse=_base_url,
+        parse=base_address,
     )
     v4_base_url: str = _setting(
         "FLW_V4_BASE_URL",
         "https://f4bexperience.flutterwave.com",
         "Base of the v4 API; its sandbox is https://developersandbox-api.flutterwave.com.",
-        parse=_base_url,
+        parse=base_address,
     )
     token_url: str = _setting(
         "FLW_TOKEN_URL",
         "https://idp.flutterwave.com/realms/flutterwave/protocol/openid-connect/token",
         "Where v4 access tokens come from.",
-        parse=_base_url,
+        parse=base_address,
     )
     confirm: Confirm = _setting(
         "CONFIRM",
         Confirm.ALWAYS,
         "Which webhooks the verify API must confirm where credentials are set: always, v3 (trust "
         "signed v4 bodies) or never (whoever saw one v3 webhook can forge the next).",
-        parse=_confirm,
+        parse=confirm,
     )
     api_tokens: tuple[str, ...] = _setting(
         "API_TOKENS",
@@ -221,28 +134,28 @@ class Settings:
         "Bearer tokens of the API, separated by commas: TOKEN may do everything, "
         "NAME:MERCHANT:read=TOKEN or NAME:MERCHANT:operate=TOKEN less. Without one the server "
         "binds to loopback only.",
-        parse=_secrets,
+        parse=secrets,
         secret=True,
     )
     link_key: str | None = _setting(
-        "LINK_KEY", None, "Signs the links of customers' pages.", parse=_secret, secret=True
+        "LINK_KEY", None, "Signs the links of customers' pages.", parse=secret, secret=True
     )
     host: str = _setting("HOST", "127.0.0.1", "Address the web process binds to.")
     port: int = _setting(
-        "PORT", 8080, "Port of the web process; 0 takes a free one.", parse=_integer(0, 65535)
+        "PORT", 8080, "Port of the web process; 0 takes a free one.", parse=whole(0, 65535)
     )
     web_processes: int = _setting(
         "WEB_PROCESSES",
         1,
         "Web processes on PORT (Linux), each with its own DATABASE_POOL and near cache; /metrics "
         "of any gives the sums. One for each core that the web may have: more only take turns.",
-        parse=_integer(1, 256),
+        parse=whole(1, 256),
     )
     worker_port: int = _setting(
         "WORKER_PORT",
         8081,
         "Port of the worker's health and metrics; 0 takes a free one.",
-        parse=_integer(0, 65535),
+        parse=whole(0, 65535),
     )
     pending_lease_ms: int | None = _setting(
         "PENDING_LEASE_MS",
@@ -252,10 +165,10 @@ class Settings:
         "with Cluster or Sentinel. It bounds how old a pending can be after a split brain, and "
         "must be far shorter than a restart of the cache takes. Webhooks and the worker wait one "
         "and a half leases where the cache is away, so it is 5000 at most.",
-        parse=_integer(0, 5000),
+        parse=whole(0, 5000),
     )
     log_level: str = _setting(
-        "LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.", parse=_log_level
+        "LOG_LEVEL", "INFO", "DEBUG, INFO, WARNING or ERROR.", parse=log_level
     )
     log_format: str = _setting(
         "LOG_FORMAT", "auto", "json, console, or auto: console on a terminal, else json."
@@ -271,20 +184,20 @@ class Settings:
         256 * 1024,
         "Largest webhook body, in bytes. Flutterwave's are below 10 KiB; a larger limit lets "
         "anyone make the process hold that much before the signature is checked.",
-        parse=_integer(1024, 16 * 1024 * 1024),
+        parse=whole(1024, 16 * 1024 * 1024),
     )
     provider_calls_per_hour: int = _setting(
         "PROVIDER_CALLS_PER_HOUR",
         15_000,
         "Budget of calls to Flutterwave for each merchant and hour, shared by all processes. The "
         "published limit is 300 a minute, then half an hour of silence.",
-        parse=_integer(1, 10_000_000),
+        parse=whole(1, 10_000_000),
     )
     provider_timeout_s: int = _setting(
         "PROVIDER_TIMEOUT_S",
         8,
         "Longest wait for one answer of Flutterwave, in seconds; below the 10 s of a job.",
-        parse=_integer(1, 9),
+        parse=whole(1, 9),
     )
     pending_recheck_s: int = _setting(
         "PENDING_RECHECK_S",
@@ -292,36 +205,36 @@ class Settings:
         "A payment that is asked for and has been pending this long is checked with Flutterwave, "
         "at most once in this time. Lower spends the budget, higher waits longer for a webhook "
         "that was lost.",
-        parse=_integer(5, 86_400),
+        parse=whole(5, 86_400),
     )
     near_size: int = _setting(
         "NEAR_SIZE",
         100_000,
         "Successful answers that each web process keeps in itself, for 30 s at most and only while "
         "it hears of changes; about 1 kB each. 0 asks the cache for every one.",
-        parse=_integer(0, 10_000_000),
+        parse=whole(0, 10_000_000),
     )
     not_found_s: int = _setting(
         "NOT_FOUND_S",
         120,
         "How long 'not found' at Flutterwave is believed, in seconds.",
-        parse=_integer(1, 86_400),
+        parse=whole(1, 86_400),
     )
     cache_timeout_ms: int = _setting(
         "CACHE_TIMEOUT_MS",
         500,
         "Longest wait for the cache, in milliseconds, before the database answers instead.",
-        parse=_integer(10, 30_000),
+        parse=whole(10, 30_000),
     )
     database_pool: int = _setting(
-        "DATABASE_POOL", 10, "Connections to the database in each process.", parse=_integer(1, 200)
+        "DATABASE_POOL", 10, "Connections to the database in each process.", parse=whole(1, 200)
     )
     database_timeout_s: int = _setting(
         "DATABASE_TIMEOUT_S",
         5,
         "Longest wait for one statement, or for a connection, in seconds. Past it the answer is "
         "503, never a guess.",
-        parse=_integer(1, 60),
+        parse=whole(1, 60),
     )
     database_pace_ms: int = _setting(
         "DATABASE_PACE_MS",
@@ -329,28 +242,28 @@ class Settings:
         "Least time between two of a process's queries for statuses, in milliseconds; what is "
         "asked for meanwhile goes into the next one. Higher spares the database and makes busy "
         "lookups of unsettled payments wait that long; 0 sends the next when one is answered.",
-        parse=_integer(0, 1000),
+        parse=whole(0, 1000),
     )
     ttl_terminal_s: int = _setting(
         "TTL_TERMINAL_S",
         86_400,
         "Kept in the cache once successful, failed or voided, in seconds.",
-        parse=_integer(1, 31_536_000),
+        parse=whole(1, 31_536_000),
     )
     ttl_pending_s: int = _setting(
-        "TTL_PENDING_S", 300, "Kept while pending, in seconds.", parse=_integer(1, 31_536_000)
+        "TTL_PENDING_S", 300, "Kept while pending, in seconds.", parse=whole(1, 31_536_000)
     )
     ttl_processing_s: int = _setting(
-        "TTL_PROCESSING_S", 60, "Kept while processing, in seconds.", parse=_integer(1, 31_536_000)
+        "TTL_PROCESSING_S", 60, "Kept while processing, in seconds.", parse=whole(1, 31_536_000)
     )
     ttl_unknown_s: int = _setting(
-        "TTL_UNKNOWN_S", 120, "Kept while unknown, in seconds.", parse=_integer(1, 31_536_000)
+        "TTL_UNKNOWN_S", 120, "Kept while unknown, in seconds.", parse=whole(1, 31_536_000)
     )
     worker_jobs: int = _setting(
         "WORKER_JOBS",
         32,
         "Jobs one worker runs at once; each holds up to 200 events.",
-        parse=_integer(1, 1000),
+        parse=whole(1, 1000),
     )
     audit_changes_per_s: int = _setting(
         "AUDIT_CHANGES_PER_S",
@@ -358,14 +271,14 @@ class Settings:
         "Changes a second that each worker's audit follows: looked up again 10 ms, 100 ms, 1 s and "
         "60 s after the news, four lookups and four to eight queries for each. More gives more "
         "nines sooner and costs that much; 0 follows none.",
-        parse=_integer(0, 100),
+        parse=whole(0, 100),
     )
     audit_round_s: int = _setting(
         "AUDIT_ROUND_S",
         10,
         "Seconds between the rounds of each worker's audit. A round costs about eleven queries and "
         "two or three round trips to the cache, whatever is going on.",
-        parse=_integer(1, 3600),
+        parse=whole(1, 3600),
     )
     audit_sample: int = _setting(
         "AUDIT_SAMPLE",
@@ -373,7 +286,7 @@ class Settings:
         "Cached entries, and rows of the database, compared in each round. All of them have been "
         "gone through after their number / AUDIT_SAMPLE rounds: lower finds a fault later, higher "
         "costs a command for each entry. 0 compares none.",
-        parse=_integer(0, 5000),
+        parse=whole(0, 5000),
     )
     audit_provider_calls_per_hour: int = _setting(
         "AUDIT_PROVIDER_CALLS_PER_HOUR",
@@ -381,20 +294,20 @@ class Settings:
         "Settled payments an hour about which each worker's audit asks Flutterwave whether it says "
         "the same, out of PROVIDER_CALLS_PER_HOUR and only while 60 % of that are left. 0 asks "
         "about none.",
-        parse=_integer(0, 3600),
+        parse=whole(0, 3600),
     )
     audit_url: str = _setting(
         "AUDIT_URL",
         "",
         "Web process that the audit asks, as customers do: http://host:port. Empty: the audit runs "
         "the same code in its own process, and does not see what stands before the web processes.",
-        parse=_base_url,
+        parse=base_address,
     )
     audit_token: str | None = _setting(
         "AUDIT_TOKEN",
         None,
         "Bearer token for AUDIT_URL; one that may read every merchant.",
-        parse=_secret,
+        parse=secret,
         secret=True,
     )
     inbox_keep_days: int = _setting(
@@ -403,7 +316,7 @@ class Settings:
         "Days for which what an event said is kept after its arrival, once it has ended; then its "
         "row stays, without it. Too low: `paystate explain` cannot say what came. Too high: the "
         "inbox grows by about 1 kB for each webhook. 0 keeps all.",
-        parse=_integer(0, 36_500),
+        parse=whole(0, 36_500),
     )
     event_keys_keep_days: int = _setting(
         "EVENT_KEYS_KEEP_DAYS",
@@ -411,7 +324,7 @@ class Settings:
         "Days after which the row of an ended event goes too, and with it its key. Too low: a "
         "delivery that comes later still counts as new, and costs a question to Flutterwave. Too "
         "high: about 300 bytes for each webhook. 0 keeps all; else at least INBOX_KEEP_DAYS.",
-        parse=_integer(0, 36_500),
+        parse=whole(0, 36_500),
     )
     changes_keep_days: int = _setting(
         "CHANGES_KEEP_DAYS",
@@ -419,14 +332,14 @@ class Settings:
         "Days for which the change log goes back. Too low: a subscriber that was away longer gets "
         "410 and has to read all statuses anew. Too high: the log grows by about 300 bytes for "
         "each change. 0 keeps all.",
-        parse=_integer(0, 36_500),
+        parse=whole(0, 36_500),
     )
     stop_grace_s: int = _setting(
         "STOP_GRACE_S",
         15,
         "How long a stopping process lets work in hand finish, in seconds; keep the platform's "
         "kill timeout above it.",
-        parse=_integer(1, 300),
+        parse=whole(1, 300),
     )
     merchants: Mapping[str, Merchant] = field(default_factory=dict)
 
@@ -460,28 +373,6 @@ class Settings:
     def __repr__(self) -> str:
         shown = ", ".join(f"{name}={value}" for name, value, _ in describe(self))
         return f"Settings({shown})"
-
-
-_PLAIN_PARAMETERS = frozenset({"host", "port", "sslmode", "db", "timeout"})
-
-
-def mask_url(url: str) -> str:
-    """Return `url` without what could be a secret: password, parameters but a few, fragment."""
-    parts = urlsplit(url)
-    if not ("@" in url or parts.query or parts.fragment):
-        return url
-    if "@" in parts.path or "@" in parts.query or "@" in parts.fragment:
-        return f"{parts.scheme}://***"  # a password with a / or # in it: where it ends is unsure
-    host = parts.netloc.rpartition("@")[2]
-    user = f"{parts.username or ''}:***@" if parts.password else parts.netloc[: -len(host) or None]
-    query = "&".join(
-        pair if pair.partition("=")[0] in _PLAIN_PARAMETERS else f"{pair.partition('=')[0]}=***"
-        for pair in parts.query.split("&")
-        if pair
-    )
-    fragment = "***" if parts.fragment else ""
-    netloc = (user if "@" in parts.netloc else "") + host
-    return parts._replace(netloc=netloc, query=query, fragment=fragment).geturl()
 
 
 def _shown(spec: Field[Any], value: Any) -> str:
@@ -524,15 +415,11 @@ def load(environ: Mapping[str, str] | None = None, *, role: Role = Role.TOOL) ->
         except ValueError:
             problems.append(f"{name} is not valid")  # its text may quote the value
     settings = Settings(**values)
-    merchants = _merchants(settings, env, problems)
-    settings = Settings(**values, merchants=merchants)
+    settings = Settings(**values, merchants=_merchants(settings, env, problems))
     problems.extend(_contradictions(settings, role))
     if problems:
         raise SettingsInvalid(problems)
     return settings
-
-
-_MERCHANT_NAME = re.compile(r"[a-z0-9_-]{1,40}")
 
 
 def _merchants(
@@ -547,65 +434,9 @@ def _merchants(
         settings.confirm,
     )
     found = {DEFAULT_MERCHANT: first}
-    if settings.merchants_file is None:
-        return found
-    try:
-        tables = tomllib.loads(Path(settings.merchants_file).read_text("utf-8"))
-    except OSError as e:
-        problems.append(f"MERCHANTS_FILE cannot be read: {e.strerror}")
-        return found
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError):
-        problems.append("MERCHANTS_FILE is not valid TOML")
-        return found
-    except ValueError:
-        problems.append("MERCHANTS_FILE is no path of a file")
-        return found
-    for name, table in tables.items():
-        where = f"MERCHANTS_FILE [{name}]"
-        if name == DEFAULT_MERCHANT or not isinstance(table, dict):
-            problems.append(f"{where}: `{DEFAULT_MERCHANT}` is the merchant of the variables")
-            continue
-        if not _MERCHANT_NAME.fullmatch(name):
-            problems.append(f"{where}: a name has 1 to 40 of a-z, 0-9, - and _")
-            continue
-        found[name] = _merchant(name, table, env, where, problems)
+    if settings.merchants_file is not None:
+        found |= further_merchants(settings.merchants_file, env, problems)
     return found
-
-
-def _merchant(
-    name: str, table: dict[str, Any], env: Mapping[str, str], where: str, problems: list[str]
-) -> Merchant:
-    known = {"secret_hash", "secret_key", "client_id", "client_secret", "confirm"}
-    problems.extend(f"{where}: {extra} is not known" for extra in sorted(table.keys() - known))
-
-    def value(key: str) -> str | None:
-        text = table.get(key)
-        if isinstance(text, str) and text.startswith("env:"):
-            text = env.get(text[4:], "")
-        if text is None:
-            return None
-        if not isinstance(text, str) or not text or text != text.strip():
-            problems.append(f"{where}: {key} is empty or not a plain text")
-            return None
-        return text
-
-    hashes: tuple[str, ...] = ()
-    try:
-        hashes = _secrets(value("secret_hash") or "")
-    except ValueError as e:
-        problems.append(f"{where}: secret_hash {e}")
-    confirm = value("confirm") or Confirm.ALWAYS
-    if confirm not in set(Confirm):
-        problems.append(f"{where}: confirm must be always, v3 or never")
-        confirm = Confirm.ALWAYS
-    return Merchant(
-        name,
-        hashes,
-        value("secret_key"),
-        value("client_id"),
-        value("client_secret"),
-        Confirm(confirm),
-    )
 
 
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})

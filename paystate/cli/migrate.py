@@ -17,8 +17,8 @@ def command() -> None:
 
     Exit codes: 0 done, 2 settings invalid, 3 database unreachable.
     """
-    from paystate.settings import mask_url  # noqa: PLC0415
     from paystate.store.migrate import upgrade  # noqa: PLC0415
+    from paystate.values import mask_url  # noqa: PLC0415
 
     settings = load_settings()
     with errors_as_exits():

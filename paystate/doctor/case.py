@@ -19,7 +19,8 @@ from paystate.doctor.findings import Missing, Verdict
 from paystate.doctor.places import Measure, room
 from paystate.errors import SettingsInvalid
 from paystate.keys import DEFAULT_MERCHANT
-from paystate.settings import Merchant, Role, Settings, load
+from paystate.merchants import Merchant
+from paystate.settings import Role, Settings, load
 
 __all__ = ["WEBHOOK_PATH", "Case", "Check", "Options", "open_case"]
 

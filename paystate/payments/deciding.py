@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import orjson
 
 from paystate.keys import EntityKind
-from paystate.settings import Confirm
+from paystate.merchants import Confirm
 from paystate.state import EntityState
 from paystate.status import Status, is_terminal, merge
 from paystate.store import Claimed, Decision, Ending

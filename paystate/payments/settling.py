@@ -20,6 +20,7 @@ from paystate.errors import CacheUnavailable, ProviderRejected, ProviderUnavaila
 from paystate.flutterwave.client import FlutterwaveClient
 from paystate.flutterwave.gate import Purpose
 from paystate.keys import Entity
+from paystate.merchants import Confirm
 from paystate.observability import Metrics, logger, place_of
 from paystate.payments.deciding import (
     NOT_ASKED,
@@ -32,7 +33,6 @@ from paystate.payments.deciding import (
     subject_of,
 )
 from paystate.payments.recording import LEASES_TO_WAIT
-from paystate.settings import Confirm
 from paystate.state import EntityState
 from paystate.status import Status
 from paystate.store import Claimed, Decision, Ending, RefusedDecision, Settled, Store

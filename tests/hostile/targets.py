@@ -23,8 +23,9 @@ from paystate.flutterwave.payloads import parse_event
 from paystate.flutterwave.signatures import V3_HEADER, V4_HEADER, SignatureVerifier, sign_v4
 from paystate.keys import MAX_ID_LENGTH, Entity, Keys
 from paystate.payments.recording import new_event
-from paystate.settings import Role, describe, load, mask_url
+from paystate.settings import Role, describe, load
 from paystate.updates import Api, Ignored, Overlay, PaymentUpdate
+from paystate.values import mask_url
 from tests.unit import bodies
 from webhook_server.access import Access
 from webhook_server.parameters import identifier, kind_of, whole_number

@@ -19,6 +19,7 @@ from paystate.cache import statuses
 from paystate.cache.statuses import StatusCache
 from paystate.connections import connect
 from paystate.keys import DEFAULT_MERCHANT, Entity, Keys
+from paystate.merchants import Confirm
 from paystate.near import NearCache
 from paystate.observability import Metrics
 from paystate.payments.answers import StatusAnswer
@@ -26,7 +27,6 @@ from paystate.payments.asking import Asker
 from paystate.payments.lookup import Lookups
 from paystate.payments.recording import Recorder, new_event
 from paystate.payments.settling import Provider, Settler
-from paystate.settings import Confirm
 from paystate.state import EntityState
 from paystate.status import Status
 from paystate.store import Claimed, Decision, NewEvent, RefusedDecision, Settled, Store

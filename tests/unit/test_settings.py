@@ -12,7 +12,9 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from paystate.errors import SettingsInvalid
-from paystate.settings import Confirm, Role, Settings, describe, load, mask_url
+from paystate.merchants import Confirm
+from paystate.settings import Role, Settings, describe, load
+from paystate.values import mask_url
 
 # A slow machine proves nothing.
 unhurried = hypothesis_settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

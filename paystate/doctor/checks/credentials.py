@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from paystate.doctor.case import LOOPBACKS, Case, Check
 from paystate.doctor.findings import Verdict, each, fail, ok, warn
 from paystate.keys import DEFAULT_MERCHANT
-from paystate.settings import Merchant
+from paystate.merchants import Merchant
 
 __all__ = ["CHECKS"]
 

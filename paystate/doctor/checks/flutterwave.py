@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from paystate.doctor.case import LOOPBACKS, Case, Check
 from paystate.doctor.facts.provider import ProviderFacts
 from paystate.doctor.findings import Verdict, each, fail, known, ok, skipped, warn
-from paystate.settings import Merchant
+from paystate.merchants import Merchant
 
 __all__ = ["CHECKS"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 
 from paystate.flutterwave.signatures import V3_HEADER, V4_HEADER, sign_v4
-from paystate.settings import mask_url
+from paystate.values import mask_url
 
 __all__ = ["FILLER_BYTES", "WebFacts", "WorkerFacts", "read_web", "read_worker"]
 

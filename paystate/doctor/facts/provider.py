@@ -12,7 +12,8 @@ from paystate.errors import PaystateError
 from paystate.flutterwave.client import Credentials, FlutterwaveClient
 from paystate.flutterwave.gate import Gate, Purpose
 from paystate.flutterwave.oauth import TokenSource
-from paystate.settings import Merchant, Settings
+from paystate.merchants import Merchant
+from paystate.settings import Settings
 from paystate.updates import Kind
 
 __all__ = ["ProviderFacts", "ask_provider"]
