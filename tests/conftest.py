@@ -28,7 +28,10 @@ from paystate.resources import Resources, open_resources
 from paystate.settings import Role, Settings, load
 from paystate.store import Store, open_store
 from paystate.store.migrate import upgrade_async
+from tests.hostile.remains import secrets_in
 from tests.servers import OwnValkey, Postgres, free_port
+
+pytest_plugins = ["tests.afterwards"]
 
 _numbers = itertools.count(1)
 
@@ -70,7 +73,9 @@ def own_valkey() -> Iterator[OwnValkey]:
     server = OwnValkey()
     server.start()
     yield server
+    kept = list(secrets_in(server.data))
     server.close()
+    assert kept == []
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ class OwnValkey:
 
     def __init__(self, **config: str) -> None:
         self._port = free_port()
-        self._data = Path(tempfile.mkdtemp(prefix="vk"))
+        self.data = Path(tempfile.mkdtemp(prefix="vk"))
         self._config = {"appendonly": "yes", "appendfsync": "always", **config}
         self._server: ValkeyServer | None = None
 
@@ -44,7 +44,7 @@ class OwnValkey:
     def start(self) -> None:
         """Start it, with whatever its folder holds."""
         self._server = ValkeyServer(
-            port=self._port, data_dir=self._data, persist=True, config=self._config
+            port=self._port, data_dir=self.data, persist=True, config=self._config
         )
         self._server.start()
 
@@ -59,8 +59,8 @@ class OwnValkey:
         if self._server is not None:
             self.kill()
         if empty:
-            shutil.rmtree(self._data)
-            self._data.mkdir()
+            shutil.rmtree(self.data)
+            self.data.mkdir()
         self.start()
 
     def freeze(self) -> None:
@@ -75,7 +75,7 @@ class OwnValkey:
         """End it and remove its folder."""
         if self._server is not None:
             self.kill()
-        shutil.rmtree(self._data, ignore_errors=True)
+        shutil.rmtree(self.data, ignore_errors=True)
 
 
 class Postgres:
