@@ -12,6 +12,7 @@
         ├── ProviderRejected      Flutterwave refuses our credentials or our request
         ├── PaymentNotFound       nobody knows that id or reference
         ├── RequestRejected       a question we cannot make sense of
+        ├── LinkRefused           a customer's link that is damaged, forged or out of date
         ├── RulingRefused         an operator's ruling that cannot be carried out on that event
         ├── CursorPruned          a cursor from before the oldest change that is still kept
         └── SettingsInvalid       the process must not start; lists every problem at once
@@ -25,6 +26,7 @@ __all__ = [
     "BodyRejected",
     "CacheUnavailable",
     "CursorPruned",
+    "LinkRefused",
     "PaymentNotFound",
     "PaystateError",
     "PermanentError",
@@ -102,6 +104,10 @@ class PaymentNotFound(PermanentError):
 
 class RequestRejected(PermanentError):
     """A request of a caller that cannot be answered as asked."""
+
+
+class LinkRefused(PermanentError):
+    """A customer's link that opens nothing: `reason` is link_invalid or link_expired."""
 
 
 class RulingRefused(PermanentError):

@@ -137,8 +137,29 @@ class Settings:
         parse=secrets,
         secret=True,
     )
-    link_key: str | None = _setting(
-        "LINK_KEY", None, "Signs the links of customers' pages.", parse=secret, secret=True
+    link_keys: tuple[str, ...] = _setting(
+        "LINK_KEY",
+        (),
+        "Signs the links of customers' pages. Several, separated by commas, while you rotate it: "
+        "the first one signs, links of the others are good until they expire. Without one there "
+        "are no links.",
+        parse=secrets,
+        secret=True,
+    )
+    link_ttl_s: int = _setting(
+        "LINK_TTL_S",
+        3600,
+        "How long a customer's link is good, in seconds, where its maker does not say. Who has it "
+        "sees the payment's status and nothing else. Lower, and a slow customer is sent back to "
+        "the shop; higher, and a link that was passed on shows the status that long.",
+        parse=whole(60, 604_800),
+    )
+    public_url: str = _setting(
+        "PUBLIC_URL",
+        "",
+        "Address under which customers reach the web process, for their links: "
+        "https://pay.example.com. Empty: the one at which the link was asked for.",
+        parse=base_address,
     )
     host: str = _setting("HOST", "127.0.0.1", "Address the web process binds to.")
     port: int = _setting(

@@ -5,11 +5,15 @@ from __future__ import annotations
 from aiohttp import web
 
 from paystate.health import health_routes
+from paystate.links import Links
 from paystate.resources import Resources
 from webhook_server.access import Access
+from webhook_server.files import Files
 from webhook_server.front import FRONT
+from webhook_server.links import LinkEndpoints
 from webhook_server.middleware import surround
 from webhook_server.operations import OperationEndpoints
+from webhook_server.pay import PayEndpoints
 from webhook_server.payments import PaymentEndpoints
 from webhook_server.streams import StreamEndpoints
 from webhook_server.webhooks import WebhookEndpoint
@@ -52,9 +56,24 @@ def make_app(resources: Resources) -> web.Application:
     app.add_routes(payments.routes())  # first: they are asked for most
     app.add_routes(streams.routes())
     app.add_routes(OperationEndpoints(resources, access).routes())
+    _add_pages(app, resources, access)
 
     async def end_streams(_app: web.Application) -> None:
         resources.feed.close()
 
     app.on_shutdown.append(end_streams)
     return app
+
+
+def _add_pages(app: web.Application, resources: Resources, access: Access) -> None:
+    """Add what browsers are given, and what makes the links to it."""
+    settings = resources.settings
+    links, files = Links(settings.link_keys), Files()
+    app.add_routes(
+        LinkEndpoints(
+            links, resources.lookups, access, tuple(settings.merchants),
+            ttl_s=settings.link_ttl_s, public_url=settings.public_url,
+        ).routes()
+    )  # fmt: skip
+    app.add_routes(PayEndpoints(links, resources.lookups, resources.feed, files).routes())
+    app.add_routes(files.routes())

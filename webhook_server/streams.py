@@ -23,21 +23,11 @@ from paystate.store import Store
 from webhook_server.access import Access
 from webhook_server.parameters import identifier, kind_of, whole_number
 from webhook_server.problems import Refused
+from webhook_server.sse import KEEP_ALIVE_S, end, open_stream, send, still_here
 
 __all__ = ["StreamEndpoints", "wait_for_change"]
 
-# Below the 30 s after which common proxies close a connection that says nothing.
-KEEP_ALIVE_S = 15.0
-# A client that takes no bytes for this long is not reading.
-WRITE_TIMEOUT_S = 10.0
-RETRY_MS = 1000
 MOST_CHANGES = 1000
-
-_HEADERS = {
-    "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-cache, no-transform",
-    "X-Accel-Buffering": "no",  # nginx would hold events back until its buffer is full
-}
 
 
 class StreamEndpoints:
@@ -90,19 +80,19 @@ class StreamEndpoints:
         """
         with self._feed.subscribe(entity=entity) as news:
             answer = await self._lookups.status(entity)
-            stream = await _open(request)
-            await _send(stream, "status", answer.to_json())
+            stream = await open_stream(request)
+            await send(stream, "status", answer.to_json())
             version = answer.version
             while not news.closed:
                 change = await news.next(KEEP_ALIVE_S)
                 if news.lagged:
-                    return await _end(stream, "lagged")
+                    return await end(stream, "lagged")
                 if change is None:
-                    await _write(stream, b": still here\n\n")
+                    await still_here(stream)
                 elif change.version > version:
                     version = change.version
-                    await _send(stream, "change", change.to_json(), str(change.cursor))
-            return await _end(stream, "closing")
+                    await send(stream, "change", change.to_json(), str(change.cursor))
+            return await end(stream, "closing")
 
     # --- everything ---
 
@@ -144,7 +134,7 @@ class StreamEndpoints:
             if after is not None:
                 # Seen to be there before the stream begins: a pruned cursor is a 410, not an event.
                 await self._store.changes_after(after, most=1)
-            stream = await _open(request)
+            stream = await open_stream(request)
             told = _Told()
             if after is not None:
                 async for change in replayed(self._store, after):
@@ -158,12 +148,12 @@ class StreamEndpoints:
         while not news.closed:
             change = await news.next(KEEP_ALIVE_S)
             if news.lagged:
-                return await _end(stream, "lagged")
+                return await end(stream, "lagged")
             if change is None:
-                await _write(stream, b": still here\n\n")
+                await still_here(stream)
             else:
                 await told.tell(stream, change)
-        return await _end(stream, "closing")
+        return await end(stream, "closing")
 
 
 class _Told:
@@ -179,7 +169,7 @@ class _Told:
         if len(self._versions) >= 10_000:  # the overlap is long over; the feed drops what is old
             self._versions.clear()
         self._versions[change.entity] = change.version
-        await _send(stream, "change", change.to_json(), str(change.cursor))
+        await send(stream, "change", change.to_json(), str(change.cursor))
 
 
 async def wait_for_change(
@@ -211,33 +201,6 @@ def _cursor(request: web.Request) -> Cursor | None:
         return Cursor.parse(text)
     except ValueError:
         raise Refused(400, "invalid_cursor", "a cursor looks like 123.456") from None
-
-
-async def _open(request: web.Request) -> web.StreamResponse:
-    stream = web.StreamResponse(headers=_HEADERS)
-    await stream.prepare(request)
-    await _write(stream, b"retry: %d\n\n" % RETRY_MS)
-    return stream
-
-
-async def _write(stream: web.StreamResponse, data: bytes) -> None:
-    """Write, but not for ever: a client that does not read loses its connection."""
-    async with asyncio.timeout(WRITE_TIMEOUT_S):
-        await stream.write(data)
-
-
-async def _send(
-    stream: web.StreamResponse, event: str, data: Any, event_id: str | None = None
-) -> None:
-    head = f"id: {event_id}\n" if event_id else ""
-    await _write(stream, f"{head}event: {event}\ndata: ".encode() + orjson.dumps(data) + b"\n\n")
-
-
-async def _end(stream: web.StreamResponse, why: str) -> web.StreamResponse:
-    """Say why the stream ends; the client comes back and goes on from its last id."""
-    await _send(stream, why, {"reason": why})
-    await stream.write_eof()
-    return stream
 
 
 def _json(body: Any) -> web.Response:

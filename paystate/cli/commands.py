@@ -17,6 +17,7 @@ _MODULES = {
     "config": "paystate.cli.config",
     "send": "paystate.cli.send",
     "lookup": "paystate.cli.lookup",
+    "link": "paystate.cli.link",
     "watch": "paystate.cli.watch",
     "doctor": "paystate.cli.doctor",
     "explain": "paystate.cli.explain",

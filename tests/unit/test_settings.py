@@ -130,7 +130,7 @@ def test_no_secret_is_shown_by_settings() -> None:
     for text in (repr(settings), str(settings), repr(shown), repr(settings.merchants)):
         assert CANARY not in text
     assert shown["FLW_SECRET_HASH"] == "(set, 2)"
-    assert shown["LINK_KEY"] == "(set)"
+    assert shown["LINK_KEY"] == "(set, 1)"
     assert shown["DATABASE_URL"] == "postgresql://user:***@db.example/paystate"
     assert shown["CACHE_URL"] == "rediss://:***@cache.example:6380/0"
     assert shown["QUEUE_URL"] == "redis+sentinel://user:***@h1:26379,h2:26379/main"

@@ -13,8 +13,8 @@ from paystate.merchants import Merchant
 
 __all__ = ["CHECKS"]
 
-_SINGLE = ("FLW_SECRET_KEY", "FLW_CLIENT_ID", "FLW_CLIENT_SECRET", "LINK_KEY", "AUDIT_TOKEN")
-_LISTS = ("FLW_SECRET_HASH", "API_TOKENS")
+_SINGLE = ("FLW_SECRET_KEY", "FLW_CLIENT_ID", "FLW_CLIENT_SECRET", "AUDIT_TOKEN")
+_LISTS = ("FLW_SECRET_HASH", "API_TOKENS", "LINK_KEY")
 _URLS = ("DATABASE_URL", "CACHE_URL", "QUEUE_URL", "FLW_BASE_URL", "FLW_V4_BASE_URL",
          "FLW_TOKEN_URL")  # fmt: skip
 # Chosen by the operator, and so possibly too short; the others are issued.
