@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
+from weakref import WeakKeyDictionary
 
 from paystate.batch import Coalescer, _hand_out
 from paystate.cache import scripts, statuses
@@ -21,6 +22,8 @@ from paystate.near import Ticket
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.lookup import Lookups
 from paystate.state import EntityState
+from webhook_server.payments import PaymentEndpoints
+from webhook_server.prepared import Made
 
 __all__ = ["MECHANISMS", "without"]
 
@@ -95,6 +98,21 @@ async def _join_any(self: Coalescer[Any, Any], batch: dict[Any, list[Any]]) -> N
         self._start()
 
 
+async def _find_once(
+    self: PaymentEndpoints, merchant: str, own_id: str, *, is_reference: bool
+) -> Made:
+    """Make an answer, and send the same bytes to whoever asks from then on."""
+    kept = _kept.setdefault(self, {})
+    key = (merchant, own_id, is_reference)
+    if key not in kept:
+        kept[key] = await _find(self, merchant, own_id, is_reference=is_reference)
+    return kept[key]
+
+
+_kept: WeakKeyDictionary[PaymentEndpoints, dict[tuple[str, str, bool], Made]] = WeakKeyDictionary()
+_find = PaymentEndpoints.find
+
+
 # What each removal replaces in the flow around the scripts.
 _REPLACED: dict[str, tuple[type, str, object]] = {
     # What is about to change is stored all the same (beside the script's own check).
@@ -103,6 +121,8 @@ _REPLACED: dict[str, tuple[type, str, object]] = {
     "near": (Lookups, "_keep", _keep_anything),
     # A caller is told what another reader may still store an earlier version of.
     "forestall": (Lookups, "_forestall", _nothing),
+    # An answer that was made for one caller is sent to the next, final or not.
+    "prepared": (PaymentEndpoints, "find", _find_once),
     # Whoever comes shares a read that has been sent already.
     "unsent": (Coalescer, "_run", _join_any),
 }

@@ -190,7 +190,7 @@ def _pool(target: RedisUrl, host: str, port: int, connections: int, timeout_s: f
         connection_class=TlsWire if target.tls else PlainWire,
         host=host,
         port=port,
-        timeout=timeout_s,  # type: ignore[arg-type]  # any number of seconds will do
+        timeout=timeout_s,
         **_options(target, connections, timeout_s),
     )
 

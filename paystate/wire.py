@@ -109,7 +109,40 @@ class WirePool(BlockingConnectionPool):
     """A pool that does not look into a connection that is open: that costs more than a call.
 
     A server that has closed a connection is found out by the event loop, before it is handed out.
+    While nobody has to wait for one, connections change hands without a lock.
     """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._callers_waiting = 0
+
+    async def get_connection(
+        self, command_name: str | None = None, *keys: Any, **options: Any
+    ) -> AbstractConnection:
+        """Return a connection that is open, once there is one."""
+        del command_name, keys, options  # which redis-py has given up
+        if self._available_connections:
+            connection: AbstractConnection = self.get_available_connection()  # type: ignore[no-untyped-call]
+            if isinstance(connection, Wire) and connection.quiet:
+                return connection
+            self._hand_back(connection)
+        self._callers_waiting += 1
+        try:
+            waited_for: AbstractConnection = await super().get_connection()
+            return waited_for
+        finally:
+            self._callers_waiting -= 1
+
+    async def release(self, connection: AbstractConnection) -> None:
+        """Take a connection back."""
+        if self._callers_waiting:
+            await super().release(connection)
+        else:
+            self._hand_back(connection)
+
+    def _hand_back(self, connection: AbstractConnection) -> None:
+        self._in_use_connections.remove(connection)
+        self._available_connections.append(connection)
 
     async def ensure_connection(self, connection: AbstractConnection) -> None:
         """Connect it if it is not open."""

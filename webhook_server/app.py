@@ -44,7 +44,7 @@ def make_app(resources: Resources) -> web.Application:
         resources.metrics,
     )
     if settings.log_level != "DEBUG":  # which wants a line of every lookup
-        app[FRONT] = payments.held
+        app[FRONT] = payments
     streams = StreamEndpoints(resources.feed, resources.lookups, resources.store, access, merchants)
     app.add_routes(health_routes(resources))
     app.add_routes(

@@ -1,11 +1,12 @@
-"""In front of aiohttp: the same caller's next question, where the answer lies ready.
+"""In front of aiohttp: the same caller's next question.
 
 A connection asks again and again with the same headers, and only the payment changes. Once aiohttp
 has parsed such a request, the handlers have let its caller in, and a `Prepared` answer has been
 sent, whatever follows the first line of that request is known, byte for byte, to be the headers of
 a plain GET by a caller who may ask. A later request that is those very bytes after another first
-line needs no parser, no task and no router to be answered from the near cache. Everything else
-goes to aiohttp as it came.
+line needs no parser, router or middleware: it is answered from the near cache at once, or by the
+same lookup as any other, with what comes next on the connection held back meanwhile. Everything
+else goes to aiohttp as it came, and so does a question whose lookup has failed, to say why.
 
 aiohttp's parser must be between two requests when it is passed over. It is, as long as each piece
 of data that it was given was one whole GET without a body that has been answered; a connection on
@@ -14,29 +15,49 @@ which anything else was seen is aiohttp's alone from then on.
 
 from __future__ import annotations
 
+import asyncio
 import re
-from collections.abc import Callable
-from typing import Any
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from aiohttp import web
 
-from webhook_server.prepared import Prepared
+from webhook_server.prepared import Made
 
-__all__ = ["FRONT", "Front", "FrontHandler", "FrontRunner"]
+__all__ = ["FRONT", "Failure", "Front", "FrontHandler", "FrontRunner", "take_failure"]
 
-# Returns the answer that is held of a merchant's payment by its id, and counts it; or None.
-Front = Callable[[str, str], Prepared | None]
 
-FRONT: web.AppKey[Front] = web.AppKey("front")
+class Front(Protocol):
+    """What answers. `is_reference`: `own_id` is a merchant's reference, not a payment's id."""
 
-_LINE = re.compile(rb"GET /api/payments/([0-9A-Za-z_-]{1,200})/status HTTP/1\.1")
+    def held(self, merchant: str, own_id: str, *, is_reference: bool) -> Made | None:
+        """Return the answer that lies ready in this process, and count it; or None."""
+
+    async def find(self, merchant: str, own_id: str, *, is_reference: bool) -> Made:
+        """Return the answer, and count it. Raises what `Lookups` does, and counts nothing then."""
+
+
+FRONT: web.AppKey[Front] = web.AppKey("front", Front)
+
+_LINE = re.compile(rb"GET /api/payments/(by-ref/)?([0-9A-Za-z_-]{1,200})/status HTTP/1\.1")
 _END = b"\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a question has no answer, and when it was asked (by `time.perf_counter`)."""
+
+    error: Exception
+    asked_s: float
 
 
 class FrontHandler(web.RequestHandler):
     """One connection."""
 
-    __slots__ = ("_asked", "_between", "_front", "_known", "_merchant")
+    __slots__ = (
+        "_asked", "_between", "_early", "_front", "_known", "_merchant", "_question", "failure",
+    )  # fmt: skip
 
     def __init__(self, manager: web.Server, *, front: Front, **options: Any) -> None:
         super().__init__(manager, **options)
@@ -48,29 +69,80 @@ class FrontHandler(web.RequestHandler):
         # What followed it in a request that was let in, and whose payments it may ask for.
         self._known: bytes | None = None
         self._merchant = ""
+        # The lookup under way, and the pieces that have come since it began.
+        self._question: asyncio.Task[None] | None = None
+        self._early: list[bytes] = []
+        # Of the question that aiohttp has been given.
+        self.failure: Failure | None = None
 
     def data_received(self, data: bytes) -> None:
-        """Answer at once what can be; hand the rest to aiohttp."""
+        """Answer what can be; hand the rest to aiohttp."""
+        if self._question is not None:
+            self._hold_back(data)
+            return
         known = self._known
         if known is not None and self._between and data.endswith(known):
             line = _LINE.fullmatch(data, 0, len(data) - len(known))
-            if line is not None and self._answer(line[1].decode()):
+            if line is not None and self._answer(line, data):
                 return
+        self._hand_over(data)
+
+    def _hand_over(self, data: bytes) -> None:
         self._asked = _after_first_line(data) if self._between else None
         self._between = False
         super().data_received(data)
 
-    def _answer(self, payment_id: str) -> bool:
-        """Send what is held of a payment; False if there is nothing, or it cannot be sent now."""
+    def _answer(self, line: re.Match[bytes], data: bytes) -> bool:
+        """Send the answer to a question, now or when it is found; False if none can be sent."""
         transport = self.transport
         if self._force_close or self._close or transport is None or self.writing_paused:
             return False
-        held = self._front(self._merchant, payment_id)
-        if held is None:
-            return False
-        transport.write(held.wire())
+        # An idle connection is closed; this one is not idle.
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        is_reference, own_id = line[1] is not None, line[2].decode()
+        held = self._front.held(self._merchant, own_id, is_reference=is_reference)
+        if held is not None:
+            transport.write(held.wire())
+        else:
+            self._question = self._loop.create_task(self._find(own_id, is_reference, data))
         return True
+
+    async def _find(self, own_id: str, is_reference: bool, data: bytes) -> None:
+        """Look up, answer, and go on with what has come meanwhile."""
+        asked_s = time.perf_counter()
+        made: Made | None = None
+        try:
+            made = await self._front.find(self._merchant, own_id, is_reference=is_reference)
+        except Exception as e:
+            self.failure = Failure(e, asked_s)
+        self._question = None
+        if self.transport is None:
+            return  # the caller has gone
+        if made is not None:
+            self.transport.write(made.wire())
+        else:
+            self._hand_over(data)
+        if self._early:
+            self._go_on()
+
+    def _hold_back(self, data: bytes) -> None:
+        if not self._early and self.transport is not None:
+            self.transport.pause_reading()
+        self._early.append(data)
+
+    def _go_on(self) -> None:
+        """Take what was held back, up to the next question."""
+        while self._early and self._question is None:
+            self.data_received(self._early.pop(0))
+        full = self._reading_paused or self._buffer_paused  # aiohttp's, which resumes by itself
+        if not self._early and self.transport is not None and not full:
+            self.transport.resume_reading()
+
+    async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 (aiohttp's)
+        """Close the connection; a question under way is answered first, within `timeout` s."""
+        if self._question is not None:
+            await asyncio.wait([self._question], timeout=timeout)
+        await super().shutdown(timeout)
 
     def answered(self, request: web.BaseRequest, merchant: str | None) -> None:
         """Take note that `request` was answered; with `merchant`, of whose payments it may ask."""
@@ -80,6 +152,15 @@ class FrontHandler(web.RequestHandler):
         if merchant is not None:
             self._known, self._merchant = self._asked, merchant
         self._asked = None
+
+
+def take_failure(request: web.BaseRequest) -> Failure | None:
+    """Return why `request` is known to have no answer, once; None if it is yet to be handled."""
+    protocol = request.protocol
+    if not isinstance(protocol, FrontHandler):
+        return None
+    failure, protocol.failure = protocol.failure, None
+    return failure
 
 
 def _after_first_line(data: bytes) -> bytes | None:

@@ -11,6 +11,7 @@ from prometheus_client import Counter
 
 from paystate.errors import PaystateError
 from paystate.observability import Metrics, logger, place_of
+from webhook_server.front import take_failure
 from webhook_server.problems import from_error, problem
 
 __all__ = ["LOG_FIELDS", "surround"]
@@ -57,7 +58,11 @@ def surround(metrics: Metrics, *, verbose: bool) -> Middleware:
         response: web.StreamResponse
         fields: dict[str, object] = {}
         request[LOG_FIELDS] = fields
+        failure = take_failure(request)
         try:
+            if failure is not None:
+                started = failure.asked_s
+                raise failure.error
             response = await handler(request)
         except PaystateError as e:
             fields["reason"] = e.reason

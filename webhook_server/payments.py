@@ -20,7 +20,7 @@ from paystate.store import Store
 from webhook_server.access import Access
 from webhook_server.bodies import read_within
 from webhook_server.parameters import identifier, kind_of, whole_number
-from webhook_server.prepared import Prepared, takes_prepared
+from webhook_server.prepared import Made, Prepared, takes_prepared
 from webhook_server.problems import Refused
 from webhook_server.streams import wait_for_change
 
@@ -44,19 +44,39 @@ class PaymentEndpoints:
         metrics: Metrics,
     ) -> None:
         self._answered = metrics.requests.labels("/api/payments/{id}/status", 200)
+        self._answered_references = metrics.requests.labels(
+            "/api/payments/by-ref/{tx_ref}/status", 200
+        )
         self._feed = feed
         self._lookups = lookups
         self._store = store
         self._access = access
         self._merchants = merchants
 
-    def held(self, merchant: str, payment_id: str) -> Prepared | None:
-        """Return the whole answer that lies ready for a payment, and count it; or None."""
-        near = self._lookups.near(f"charge:{merchant}:{payment_id}")
-        made: Prepared | None = near.made if near is not None else None
+    # --- what `webhook_server.front` asks for ---
+
+    def held(self, merchant: str, own_id: str, *, is_reference: bool) -> Made | None:
+        """Return the whole answer that lies ready in this process, and count it; or None."""
+        kind = EntityKind.REFERENCE if is_reference else EntityKind.CHARGE
+        near = self._lookups.near(f"{kind}:{merchant}:{own_id}")  # `Entity.row_key`
+        made: Made | None = near.made if near is not None else None
         if made is not None:
-            self._answered.inc()
+            self._count(is_reference)
         return made
+
+    async def find(self, merchant: str, own_id: str, *, is_reference: bool) -> Made:
+        """Return the whole answer, and count it. Raises PaymentNotFound and StoreUnavailable."""
+        if is_reference:
+            answer = await self._lookups.status(Entity.reference(merchant, own_id))
+        else:
+            answer = await self._lookups.payment(merchant, own_id, None)
+        self._count(is_reference)
+        return _made(answer)
+
+    def _count(self, is_reference: bool) -> None:
+        (self._answered_references if is_reference else self._answered).inc()
+
+    # --- what aiohttp routes here ---
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes; those with a fixed word come before those with an id in its place."""
@@ -227,19 +247,22 @@ def _respond(
             {"Retry-After": "1"},
         )
     if "If-None-Match" not in request.headers and takes_prepared(request):
-        prepared: Prepared | None = answer.made
-        if prepared is None:
-            lines = "".join(f"{name}: {value}\r\n" for name, value in _headers(answer).items())
-            prepared = answer.keep_made(
-                Prepared(lines, answer.rendered()[0], answer.entity.merchant)
-            )
-        return prepared
+        return Prepared(_made(answer), answer.entity.merchant)
     body, tag = answer.rendered()
     headers = _headers(answer)
     wanted = request.if_none_match or ()
     if any(etag.value in (tag[3:-1], "*") for etag in wanted):
         return web.Response(status=304, headers=headers)
     return web.Response(body=body, content_type="application/json", headers=headers)
+
+
+def _made(answer: StatusAnswer) -> Made:
+    """Return the whole answer as bytes, made once for all who are given it."""
+    made: Made | None = answer.made
+    if made is None:
+        lines = "".join(f"{name}: {value}\r\n" for name, value in _headers(answer).items())
+        made = answer.keep_made(Made(lines, answer.rendered()[0]))
+    return made
 
 
 def _headers(answer: StatusAnswer) -> dict[str, str]:

@@ -14,7 +14,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import SERVER_SOFTWARE
 
-__all__ = ["Prepared", "takes_prepared"]
+__all__ = ["Made", "Prepared", "takes_prepared"]
 
 
 class _Date:
@@ -53,34 +53,42 @@ def takes_prepared(request: web.Request) -> bool:
 _HEAD = f"HTTP/1.1 200 OK\r\nServer: {SERVER_SOFTWARE}\r\nContent-Type: application/json\r\n"
 
 
-class Prepared(web.StreamResponse):
-    """A 200 with a JSON `body`; it holds nothing of a request, so many may share it.
+class Made:
+    """A 200 with a JSON `body`, as bytes; it holds nothing of a request, so many may share it.
 
-    `headers` are those beside its length, type, server and date, each ended as on the wire;
-    `merchant` is the one it is about.
+    `headers` are those beside its length, type, server and date, each ended as on the wire.
     """
 
-    def __init__(self, headers: str, body: bytes, merchant: str) -> None:
-        super().__init__()
-        self._merchant = merchant
-        self._keep_alive = True
+    __slots__ = ("_body", "_head")
+
+    def __init__(self, headers: str, body: bytes) -> None:
         self._head = f"{_HEAD}{headers}Content-Length: {len(body)}\r\nDate: ".encode()
-        self._own_body = body
+        self._body = body
+
+    def wire(self) -> bytes:
+        """Return it as it is sent now."""
+        return b"".join((self._head, _date.line(), self._body))
+
+
+class Prepared(web.StreamResponse):
+    """Sends what was `made` in answer to a request about `merchant`."""
+
+    def __init__(self, made: Made, merchant: str) -> None:
+        super().__init__()
+        self._keep_alive = True
+        self._made = made
+        self._merchant = merchant
 
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
         """Send it all."""
         transport = request.transport
         if transport is None or transport.is_closing():
             raise ConnectionResetError("the caller has gone")
-        transport.write(self.wire())
+        transport.write(self._made.wire())
         answered = getattr(request.protocol, "answered", None)
         if answered is not None:  # by `webhook_server.front`
             answered(request, None if request.query_string else self._merchant)
         return None
-
-    def wire(self) -> bytes:
-        """Return it as it is sent now."""
-        return b"".join((self._head, _date.line(), self._own_body))
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Do nothing: it has been sent."""

@@ -49,6 +49,13 @@ async def replicated(world: World) -> None:
     await world.snapshot()
 
 
+async def connected(world: World) -> None:
+    """Have it cached, and asked for on a connection, whose caller the process knows by now."""
+    site = Site(world, "web")
+    await site.look(world.entities[0], 1, over_http=True)
+    world.web = site
+
+
 async def success_acknowledged(world: World) -> None:
     """Have its success acknowledged and not yet settled."""
     event = webhook(world.ids[0], Status.SUCCESSFUL, world.refs[0], number=1)
@@ -136,6 +143,13 @@ def _webhook_and_third_look(world: World) -> None:
     reader(world, name="reader 2", times=2)
 
 
+def _webhook_worker_and_connection(world: World) -> None:
+    assert world.web is not None
+    hook(world, Status.SUCCESSFUL)
+    worker(world)
+    world.web.process.start(world.web.look(world.entities[0], 2, later=True, over_http=True))
+
+
 def _webhook_and_reader_twice(world: World) -> None:
     hook(world, Status.SUCCESSFUL)
     reader(world, times=2)
@@ -191,6 +205,8 @@ SCENARIOS = {
                  _webhook_and_reader_twice, before=cached),
         Scenario("one-process", "a webhook, and two who ask the same process",
                  _webhook_and_one_process, lease=False),
+        Scenario("connection", "webhook, worker, and one who asks twice on a connection",
+                 _webhook_worker_and_connection, before=connected),
         Scenario("step-back", "a webhook of a payment that one looks up, and another twice",
                  _webhook_and_third_look),
         Scenario("duplicates", "the same webhook twice at once", _duplicates_and_reader),
@@ -225,6 +241,7 @@ TELLING = {
     "near": "one-process",
     "forestall": "step-back",
     "unsent": "one-process",
+    "prepared": "connection",
 }
 
 
@@ -264,7 +281,8 @@ def compose(draw: random.Random) -> Scenario:
             site = Site(world, f"web {number}", recheck_s=-1 if draw.random() < 0.15 else 1_000_000)
             for _ in range(draw.randint(1, 2)):
                 entity = world.entities[draw.choice([0, 0, 0, 1, 2, 2, 3])]
-                site.process.start(site.look(entity, draw.randint(1, 3)))
+                over_http, times = draw.random() < 0.4, draw.randint(1, 3)
+                site.process.start(site.look(entity, times, later=over_http, over_http=over_http))
 
     return Scenario(
         "random", "made by chance", at_once, pending, before, lease=draw.random() < 0.8,

@@ -35,6 +35,7 @@ from paystate.store.settle import BeforeCommit
 from paystate.store.tables import changes, inbox
 from paystate.ttl import TtlPolicy
 from paystate.updates import Api, Event, Kind, PaymentUpdate
+from tests.interleavings.connection import Connection
 from tests.interleavings.oracle import Oracle
 from tests.interleavings.steps import Crashed, Outcome, Process, Schedule, Step
 
@@ -372,6 +373,8 @@ class Site:
             self.store, self.cache, asker, metrics, recheck_s=recheck_s, near=self.near
         )
         self._oracle = world.oracle
+        self.connection = Connection(self.lookups, self.store, metrics)
+        world.connections.append(self.connection)
 
     async def record(self, event: NewEvent) -> None:
         """Do what the webhook handler does, to the acknowledgement."""
@@ -382,15 +385,21 @@ class Site:
         for _ in range(rounds):
             await self.settler.sweep(grace_ms=0, most=100)
 
-    async def look(self, entity: Entity, times: int, *, later: bool = False) -> None:
-        """Look one payment or reference up, a number of times; `later`: at any time from now on."""
-        if later:
-            async with self.process.gate(Step("asks", "cache", writes=False, begins=True)):
-                pass
+    async def look(
+        self, entity: Entity, times: int, *, later: bool = False, over_http: bool = False
+    ) -> None:
+        """Look one payment or reference up, a number of times.
+
+        `later`: each time at any time from then on, whether anything is read for it or not.
+        `over_http`: on this process's one connection.
+        """
         for _ in range(times):
+            if later:
+                async with self.process.gate(Step("asks", "cache", writes=False, begins=True)):
+                    pass
             near = self.near.get(entity.row_key) is not None
-            question = self.lookups.status(entity)
-            await self._oracle.watch(self.process, entity, question, near=near)
+            ask = self.connection.ask if over_http else self.lookups.status
+            await self._oracle.watch(self.process, entity, ask(entity), near=near)
         await self.lookups.drain()
 
 
@@ -412,6 +421,8 @@ class World:
         self.provider = ScriptedProvider({})
         self.entities = [Entity.payment(DEFAULT_MERCHANT, Kind.CHARGE, i) for i in self.ids]
         self.entities += [Entity.reference(DEFAULT_MERCHANT, r) for r in self.refs]
+        self.connections: list[Connection] = []
+        self.web: Site | None = None  # one that was there before
         self._snapshot: dict[str, tuple[bytes | None, float]] = {}
 
     @property
@@ -476,6 +487,7 @@ class World:
             process.crash()
         self.schedule.free = True
         await self.schedule.settle()
+        await self._hang_up()
         await self._sql("DELETE FROM inbox WHERE state = 'open'")
 
     async def quiesce(self) -> None:
@@ -498,7 +510,12 @@ class World:
         reader = Site(self, "last reader")
         known = [entity for entity in self.entities if self.oracle.knows(entity)]
         await asyncio.gather(*(reader.look(entity, 1) for entity in known))
+        await self._hang_up()
         await self._check_rows()
+
+    async def _hang_up(self) -> None:
+        for connection in self.connections:
+            await connection.close()
 
     async def _open_rows(self) -> int:
         async def work(connection: Any) -> int:
