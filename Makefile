@@ -50,7 +50,7 @@ prove-postgresql:
 	  --first-seed 1000000 --schedules $$((15000 / $(PORTION)))
 
 prove-removals:
-	for mechanism in token mark incarnation version open_event near forestall unsent; do \
+	for mechanism in token mark incarnation version open_event near forestall unsent prepared; do \
 	  $(BIN)/python -W ignore -m tests.interleavings --without $$mechanism || exit 1; \
 	done
 

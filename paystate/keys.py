@@ -110,6 +110,11 @@ class Keys:
 
     def hash(self, entity: Entity) -> str:
         """Return the key of the one hash that holds an entity's status."""
+        merchant, kind, own_id = entity
+        # Nearly all there are, without a call for each part: one of these is made for each read.
+        plain = own_id.isalnum() and own_id.isascii() and len(own_id) <= MAX_ID_LENGTH
+        if plain and merchant == DEFAULT_MERCHANT:
+            return f"{self.prefix}:{_SEGMENTS[kind]}:{own_id}:hash"
         return self._entity(entity, "hash")
 
     @property

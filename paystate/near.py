@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from paystate.changes import Change
 
@@ -22,8 +21,7 @@ T = TypeVar("T")
 NEAR_AGE_S = 30.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ticket:
+class Ticket(NamedTuple):
     """Taken before a read: when it began, and in which life of the news."""
 
     at_s: float

@@ -12,7 +12,7 @@ import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from redis.exceptions import NoScriptError, ResponseError
@@ -41,8 +41,7 @@ UNSETTLED = 100_000
 _FIELDS = ["status", "version", "at", "link"]
 
 
-@dataclass(frozen=True, slots=True)
-class Hit:
+class Hit(NamedTuple):
     """A proven answer. `as_of_ms`: when it was known to be so (for `successful`: became so)."""
 
     status: Status

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, NamedTuple, Self, cast
 
 from paystate.changes import Change
 from paystate.keys import MAX_ID_LENGTH, Entity, EntityKind
@@ -21,15 +21,14 @@ _STATUSES = {status.value.encode(): status for status in Status}
 _PAYMENT_KINDS = (EntityKind.CHARGE, EntityKind.TRANSFER)
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """What is asked for. `kind` None: the charge of that id, else the transfer."""
 
     kind: EntityKind | None
     id: str
 
     @classmethod
-    def payment(cls, payment_id: str | int, kind: str | None) -> Self:
+    def payment(cls, payment_id: str | int, kind: str | None) -> Question:
         """Return the question for a payment. Raises ValueError for what cannot be an id."""
         own_kind = None if kind is None else EntityKind(kind)
         if own_kind is EntityKind.REFERENCE:
@@ -37,12 +36,12 @@ class Question:
         return cls(own_kind, _identifier(payment_id))
 
     @classmethod
-    def reference(cls, tx_ref: str) -> Self:
+    def reference(cls, tx_ref: str) -> Question:
         """Return the question for a reference. Raises ValueError for what cannot be one."""
         return cls(EntityKind.REFERENCE, _identifier(tx_ref))
 
     @classmethod
-    def of(cls, payment_id: str | int | None, kind: str | None, tx_ref: str | None) -> Self:
+    def of(cls, payment_id: str | int | None, kind: str | None, tx_ref: str | None) -> Question:
         """Return the question for the one of the two that is given."""
         if (payment_id is None) == (tx_ref is None):
             raise ValueError("name a payment id or a tx_ref, one of them")
@@ -140,7 +139,7 @@ class PaymentStatus:
     @classmethod
     def nothing(cls, entity: Entity) -> Self:
         """Return the answer where nothing is known: `unknown`, version 0, not fresh."""
-        return cls._of(entity, Status.UNKNOWN, 0, None, None, "cache", fresh=False)
+        return cls._of(entity, Status.UNKNOWN, 0, None, None, fresh=False)
 
     @classmethod
     def from_entry(
@@ -156,7 +155,7 @@ class PaymentStatus:
             as_of = datetime.fromtimestamp(int(as_of_ms) / 1000, UTC) if as_of_ms else None
         except (LookupError, ValueError, TypeError, AttributeError, OverflowError, OSError):
             return None
-        return cls._of(entity, status, version, link, as_of, "cache", fresh=fresh)
+        return cls._of(entity, status, version, link, as_of, fresh=fresh)
 
     @classmethod
     def from_change(cls, change: Change, *, fresh: bool) -> Self:
@@ -182,28 +181,22 @@ class PaymentStatus:
         version: int,
         link: str | None,
         as_of: datetime | None,
-        source: Source,
         *,
         fresh: bool,
     ) -> Self:
-        if entity.is_reference:
+        """Return what the cache says of `entity`."""
+        kind = entity.kind
+        if kind is EntityKind.REFERENCE:
             attempt = Attempt.parse_short(link)
             payment_id, tx_ref = (attempt.id if attempt else None), entity.id
             terminal = status is Status.SUCCESSFUL
         else:
             payment_id, tx_ref, terminal = entity.id, link or "", is_terminal(status)
+        # By position: one of these is made for each read.
         return cls(
-            payment_id=payment_id,
-            tx_ref=tx_ref or None,
-            kind=entity.kind,
-            status=status,
-            terminal=terminal,
-            version=version,
-            as_of=as_of,
-            source=source,
-            fresh=fresh,
-            held=False,
-        )
+            payment_id, tx_ref or None, kind, status, terminal, version, as_of, "cache",
+            fresh, False,
+        )  # fmt: skip
 
 
 def best(answer: PaymentStatus | None, entity: Entity) -> PaymentStatus:
