@@ -114,6 +114,10 @@ class RulingRefused(PermanentError):
     """An operator's ruling on an event that is not there, or not in a state to be ruled on."""
 
 
+class ExpectationRefused(PermanentError):
+    """A registration of an expected payment that contradicts an earlier one."""
+
+
 class CursorPruned(PermanentError):
     """Changes after this cursor have been removed: read the present, and go on from now."""
 

@@ -181,6 +181,12 @@ class Metrics:
         self.event_retries = Counter(
             "paystate_event_retries_total", "Inbox rows put off, by reason.", ["reason"], registry=r
         )
+        self.expected = Counter(
+            "paystate_expected_payments_total",
+            "Registrations of expected payments, by outcome or why they were refused.",
+            ["outcome"],
+            registry=r,
+        )
         self.event_seconds = Histogram(
             "paystate_event_seconds",
             "From a webhook's arrival to its payment's new status.",

@@ -40,7 +40,8 @@ class Api(StrEnum):
     V3 = "v3"  # the webhook carries a shared secret that is not bound to its body
     V4 = "v4"  # the webhook is signed over its exact bytes
     VERIFY = "verify"  # the provider's own API, asked by us
-    OPERATOR = "operator"  # a person, by CLI or board
+    OPERATOR = "operator"  # a person or a shop, by CLI, board or API
+    RECONCILER = "reconciler"  # nobody has said anything for long
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from paystate.health import health_routes
 from paystate.links import Links
 from paystate.resources import Resources
 from webhook_server.access import Access
+from webhook_server.expected import ExpectedEndpoint
 from webhook_server.files import Files
 from webhook_server.front import FRONT
 from webhook_server.links import LinkEndpoints
@@ -55,6 +56,7 @@ def make_app(resources: Resources) -> web.Application:
     )
     app.add_routes(payments.routes())  # first: they are asked for most
     app.add_routes(streams.routes())
+    app.add_routes(ExpectedEndpoint(resources, access).routes())
     app.add_routes(OperationEndpoints(resources, access).routes())
     _add_pages(app, resources, access)
 

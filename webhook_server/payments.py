@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import Any
 
 import orjson
 from aiohttp import web
 
 from paystate.errors import PaymentNotFound
+from paystate.expected import Expected
 from paystate.feed import Feed
 from paystate.keys import Entity, EntityKind
 from paystate.observability import Metrics
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.lookup import Lookups
 from paystate.state import Attempt
+from paystate.status import Status
 from paystate.store import Store
 from webhook_server.access import Access
 from webhook_server.bodies import read_within
@@ -186,6 +189,7 @@ class PaymentEndpoints:
         overlays: list[dict[str, Any]] = []
         if payment is not None:
             known, overlays = await self._store.payment(payment)
+        expected = await self._expected(answer)
         return {
             **answer.to_json(),
             "amount": known.get("amount"),
@@ -200,7 +204,31 @@ class PaymentEndpoints:
             "customer_id": known.get("customer_id"),
             "card": known.get("card"),
             "overlays": overlays,
+            **_compared(expected, known),
         }
+
+    async def _expected(self, answer: StatusAnswer) -> Expected | None:
+        """Return what is expected for the reference of a charge, None if nothing is."""
+        if answer.tx_ref is None or answer.entity.kind is EntityKind.TRANSFER:
+            return None
+        reference = Entity.reference(answer.entity.merchant, answer.tx_ref)
+        return (await self._store.expectations.of([reference])).get(reference)
+
+
+def _compared(expected: Expected | None, known: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was expected, and how what is known to have been paid differs from that."""
+    if expected is None:
+        return {"expected_amount": None, "expected_currency": None, "mismatch": None}
+    mismatch = None
+    if known.get("status") == Status.SUCCESSFUL:
+        amount = known.get("amount")
+        paid = Decimal(amount) if amount is not None else None
+        mismatch = expected.verdict(paid, known.get("currency"))
+    return {
+        "expected_amount": f"{expected.amount:f}",
+        "expected_currency": expected.currency,
+        "mismatch": mismatch.value if mismatch else None,
+    }
 
 
 def _min_version(request: web.Request) -> int:

@@ -16,10 +16,10 @@ from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.gate import Purpose
 from paystate.keys import Entity, EntityKind, Keys
 from paystate.observability import Metrics, logger
-from paystate.payments.recording import Recorder, observation
+from paystate.payments.observing import Observer
+from paystate.payments.recording import Recorder
 from paystate.payments.settling import Provider, Settler
 from paystate.state import EntityState
-from paystate.status import Status, merge
 from paystate.store import Store
 from paystate.updates import Kind, PaymentUpdate
 
@@ -71,8 +71,7 @@ class Asker:
         self._keys = keys
         self._store = store
         self._providers = providers
-        self._recorder = recorder
-        self._settler = settler
+        self._observer = Observer(store, recorder, settler)
         self._metrics = metrics
         self._recheck_s = recheck_s
         self._not_found_s = not_found_s
@@ -134,11 +133,7 @@ class Asker:
         payment = Entity.payment(entity.merchant, found.kind, found.payment_id)
         if entity.is_reference:
             state = (await self._store.states([payment])).get(payment)
-        if _differs(state, found):
-            event = observation(entity.merchant, found, state.version if state else 0)
-            recorded = await self._recorder.record(event, enqueue=False)
-            if recorded.inbox_id is not None:
-                await self._settler.settle([recorded.inbox_id])
+        await self._observer.observe(entity.merchant, found, state)
         return Asked(Outcome.ANSWERED, True)
 
     async def _call(self, entity: Entity, provider: Provider) -> PaymentUpdate | None:
@@ -154,12 +149,3 @@ def _can_ask(provider: Provider, entity: Entity) -> bool:
     if entity.kind is EntityKind.REFERENCE:
         return provider.has_credentials
     return provider.client.can_verify(Kind(entity.kind.value), entity.id)
-
-
-def _differs(state: EntityState | None, found: PaymentUpdate) -> bool:
-    """Say whether the provider's answer would change what we have of the payment."""
-    if state is None or (found.tx_ref is not None and found.tx_ref != state.link):
-        return True
-    return merge(state.status, found.status, proven=True) is not state.status or (
-        state.status is Status.UNKNOWN and found.status is not Status.UNKNOWN
-    )

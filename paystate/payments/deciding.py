@@ -62,7 +62,9 @@ class NotAsked:
 NOT_ASKED = NotAsked()
 
 # Events that are not webhooks: what they say is known, not claimed.
-_OURS = frozenset({Api.VERIFY, Api.OPERATOR})
+_OURS = frozenset({Api.VERIFY, Api.OPERATOR, Api.RECONCILER})
+# Rows that say nothing of a payment: that one is expected, or that nothing was heard of it.
+_ABOUT_NOTHING_SEEN = frozenset({"expected", "silence"})
 
 
 class Unverifiable:
@@ -101,6 +103,8 @@ def decide(row: Claimed, state: EntityState, answer: Answer, *, draw: float) -> 
     """
     if row.api == Api.OPERATOR and row.type == Action.REJECT:
         return Decision(row.id, row.entity, Ending.APPLIED, "rejected_by_operator")
+    if row.subject in _ABOUT_NOTHING_SEEN:
+        return Decision(row.id, row.entity, silent=row.subject == "silence")
     subject = subject_of(row)
     if isinstance(answer, NotAsked):
         return _unconfirmed(row, state, subject)
@@ -126,7 +130,10 @@ def _unconfirmed(
             return Decision(row.id, row.entity, Ending.HELD, f"flawed_{subject.flaws[0]}")
         return Decision(row.id, row.entity, overlay=subject, proven=proven)
     if row.api in _OURS:
-        return Decision(row.id, row.entity, update=subject, proven=True, moves=True)
+        accepted = row.api == Api.OPERATOR
+        return Decision(
+            row.id, row.entity, update=subject, proven=True, moves=True, accepted=accepted
+        )
     if state.status is Status.SUCCESSFUL:
         return Decision(row.id, row.entity, Ending.SUPERSEDED, "already_successful")
     if subject.flaws:

@@ -30,6 +30,12 @@ _REASONS = {
     "entity_missing": "its payment is not in the database",
     "refused_by_database": "the database refuses what it would change",
     "no_time_left": "its worker had no time left to ask; it is taken again at once",
+    "underpaid": "less was paid than is expected for the reference",
+    "overpaid": "more was paid than is expected for the reference",
+    "wrong_currency": "it was paid in another currency than is expected for the reference",
+    "amount_unknown": "an amount is expected for the reference, and nobody says what was paid",
+    "late_registration": "a payment of the reference had been heard of before it was expected",
+    "silence": "nothing has been heard of it for long",
     "rejected_by_operator": "the operator's rejection, carried out",
 }
 

@@ -78,11 +78,13 @@ def new_event(merchant: str, event: Event) -> NewEvent:
     )
 
 
-def observation(merchant: str, update: PaymentUpdate, version: int) -> NewEvent:
-    """Return the inbox row for an answer of the verify API that differs from what we have.
+def observation(
+    merchant: str, update: PaymentUpdate, version: int | str, *, type_: str = "verify"
+) -> NewEvent:
+    """Return the inbox row for an answer of the provider's that differs from what we have.
 
-    Its key holds the version that it was compared with, so that many who see the same difference
-    at once record it once.
+    Its key holds the version that it was compared with (or what else makes it that difference), so
+    that many who see the same at once record it once. `type_` says who asked.
     """
     key = _event_key(
         merchant, Api.VERIFY, update.kind, update.payment_id, update.status, str(version)
@@ -90,7 +92,7 @@ def observation(merchant: str, update: PaymentUpdate, version: int) -> NewEvent:
     return NewEvent(
         merchant=merchant,
         api=Api.VERIFY,
-        type="verify",
+        type=type_,
         event_key=key,
         subject="payment",
         entity=Entity.payment(merchant, update.kind, update.payment_id),

@@ -13,6 +13,8 @@ __all__ = ["BATCH", "Pruner", "Retention"]
 BATCH = 500
 
 _DAY_MS = 24 * 3600 * 1000
+# Idempotency keys: whoever asks again does so within a day or two.
+_KEYS_MS = 7 * _DAY_MS
 # What is kept for ever: older than anything.
 _EVER_MS = 200 * 366 * _DAY_MS
 
@@ -70,6 +72,7 @@ class Pruner:
             content_ms=kept.content_ms, keys_ms=kept.keys_ms, most=self._most
         )
         changes = await self._store.prune_changes(older_than_ms=kept.changes_ms, most=self._most)
+        await self._store.expectations.prune_keys(older_than_ms=_KEYS_MS, most=self._most)
         self.done.emptied += pruned.emptied
         self.done.removed += pruned.removed
         self.done.changes += changes

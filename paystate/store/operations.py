@@ -228,7 +228,8 @@ async def _trail(connection: AsyncConnection, dialect: str, entity: Entity) -> T
             .limit(MOST_ATTEMPTS)
         )
         attempts = [Entity.from_row_key(row[0]) for row in linked]
-    payments = [one.row_key for one in attempts] if entity.is_reference else [entity.row_key]
+    # Its own too: a reference has events of its own, such as its registration.
+    payments = [entity.row_key, *(one.row_key for one in attempts)]
     events = await connection.execute(
         select(*_EVENT)
         .where(among(dialect, inbox.c.entity_key, payments))
@@ -238,7 +239,7 @@ async def _trail(connection: AsyncConnection, dialect: str, entity: Entity) -> T
     latest = [_event(row) for row in events]
     logged = await connection.execute(
         select(changes)
-        .where(among(dialect, changes.c.entity_key, [entity.row_key, *payments]))
+        .where(among(dialect, changes.c.entity_key, payments))
         .order_by(changes.c.xid, changes.c.id)
     )
     ruled = await connection.execute(

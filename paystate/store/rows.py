@@ -14,6 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.changes import Change, Cursor
+from paystate.expected import Expected
 from paystate.keys import Entity
 from paystate.state import EntityState
 from paystate.status import STATUSES, Status
@@ -52,7 +53,8 @@ class Locked:
     """Rows held by this transaction, and the database's time when they were taken (ms).
 
     `before` is what others see, `stored` what this transaction has written, `now` what it will
-    leave. `spare` are rows that it holds and may turn out not to need.
+    leave. `spare` are rows that it holds and may turn out not to need. `expected` says what is to
+    be paid for those references, of all that it holds, for which that was registered.
     """
 
     def __init__(self) -> None:
@@ -60,6 +62,7 @@ class Locked:
         self.stored: dict[Entity, EntityState] = {}
         self.now: dict[Entity, EntityState] = {}
         self.spare: dict[Entity, EntityState] = {}
+        self.expected: dict[Entity, Expected] = {}
         self.time_ms = 0
 
     def change(self, entity: Entity, **values: Any) -> EntityState:
@@ -83,7 +86,7 @@ class Locked:
 _LOCK = Batch(
     "key text",
     """
-    SELECT key, status, version, open_events, held_events, link, changed_ms, {now}
+    SELECT key, status, version, open_events, held_events, link, changed_ms, {now}, expected
     FROM entities WHERE key {among}
     ORDER BY kind = 'reference', key {lock}
     """,
@@ -124,6 +127,8 @@ async def _locked(
     states = []
     for row in await _LOCK.run(connection, [(key,) for key in sorted(entities_)]):
         into.time_ms = max(into.time_ms, row[7])
+        if row[8] is not None:
+            into.expected[entities_[row[0]]] = Expected.parse(row[8])
         states.append(EntityState(
             entities_[row[0]], STATUSES[row[1]], row[2], row[3], row[4], row[5], row[6]
         ))  # fmt: skip

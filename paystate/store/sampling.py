@@ -179,6 +179,7 @@ async def _page(connection: AsyncConnection, dialect: str, after: str, most: int
         return SampledPage((), None, 0, 0)
     references = [row for row in rows.values() if row.entity.is_reference]
     await _count_inbox(connection, dialect, rows)
+    # What is held or dead on a reference is its attempts'.
     await _count_open_on(connection, dialect, rows, [row.key for row in references])
     await _add_attempts(connection, dialect, references)
     await _add_logged(connection, dialect, rows)
@@ -193,10 +194,9 @@ async def _page(connection: AsyncConnection, dialect: str, after: str, most: int
 async def _count_inbox(
     connection: AsyncConnection, dialect: str, rows: dict[str, SampledRow]
 ) -> None:
-    payments = [key for key, row in rows.items() if not row.entity.is_reference]
     counted = await connection.execute(
         select(inbox.c.entity_key, inbox.c.state, func.count())
-        .where(among(dialect, inbox.c.entity_key, payments))
+        .where(among(dialect, inbox.c.entity_key, list(rows)))
         .group_by(inbox.c.entity_key, inbox.c.state)
     )
     for key, state, count in counted:

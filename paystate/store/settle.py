@@ -7,7 +7,7 @@ decision twice is running it once.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +18,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paystate.changes import Change
 from paystate.keys import Entity, EntityKind
 from paystate.state import Attempt, EntityState
-from paystate.status import Status, merge, of_reference
+from paystate.status import Status, is_terminal, merge, of_reference
 from paystate.store.batches import Batch
+from paystate.store.comparing import compared
 from paystate.store.inbox import OPEN, Ending
 from paystate.store.overlays import upsert_overlay
 from paystate.store.rows import Locked, ensure_and_lock, lock, save, state_of
@@ -40,7 +41,8 @@ class Decision:
     to another reference, which only the provider's own answer or an operator may. `link` is the
     reference of a payment that is held and has none yet, so that it shows `processing` too.
     `opened_ms` says which opening of the event was decided; one that was given up and opened again
-    since is left alone. None: whichever stands.
+    since is left alone. None: whichever stands. `accepted`: a person has accepted what is said, so
+    that it is not held against what was expected. `silent`: nobody has heard anything for long.
     """
 
     inbox_id: int
@@ -53,6 +55,8 @@ class Decision:
     moves: bool = False
     link: str | None = None
     opened_ms: int | None = None
+    accepted: bool = False
+    silent: bool = False
 
 
 @dataclass(slots=True)
@@ -98,6 +102,7 @@ async def settle(
     settled = Settled()
     learnt: dict[Entity, list[tuple[PaymentUpdate, bool]]] = {}
     references: set[Entity] = set()
+    await _lock_references(connection, locked, rows.values())
     for decision in sorted(decisions, key=lambda d: d.inbox_id):
         row = rows.get(decision.inbox_id)
         if row is None or decision.inbox_id in settled.endings:
@@ -111,6 +116,7 @@ async def settle(
             await _open_on(connection, locked, row, changing)
             settled.opened.append(decision)
             continue
+        decision = compared(decision, state, _link_after(state, decision), locked.expected)  # noqa: PLW2901
         _open_link(state, row, references)
         if decision.overlay is not None and decision.ending is None:
             await upsert_overlay(connection, decision.entity, decision.overlay, locked.time_ms)
@@ -119,7 +125,8 @@ async def settle(
         _add_own_reference(locked.now[decision.entity], references)
     if not (settled.endings or settled.opened):
         return settled
-    await _settle_references(connection, dialect, locked, references, rows, settled)
+    quiet = {d.entity for d in decisions if d.silent and d.inbox_id in settled.endings}
+    await _settle_references(connection, dialect, locked, references, rows, settled, quiet)
     await _save_details(connection, dialect, learnt, locked.time_ms)
     settled.changes = await save(connection, locked)
     settled.states = [s for s in locked.now.values() if s.version]
@@ -153,6 +160,20 @@ async def _open_rows(
         row[0]: _OpenRow(row[0], tuple(Entity.from_row_key(key) for key in row[1:3] if key), row[3])
         for row in found
     }
+
+
+async def _lock_references(
+    connection: AsyncConnection, locked: Locked, rows: Iterable[_OpenRow]
+) -> None:
+    """Lock every reference that an event is open on: what is expected for it decides too."""
+    missing = {
+        reference
+        for row in rows
+        for reference in row.references
+        if reference not in locked.now and reference not in locked.spare
+    }
+    if missing:
+        await ensure_and_lock(connection, missing, locked)
 
 
 def _changing(state: EntityState, decision: Decision) -> tuple[Entity, ...]:
@@ -204,7 +225,9 @@ def _open_link(state: EntityState, row: _OpenRow, references: set[Entity]) -> No
 
 def _add_own_reference(state: EntityState, references: set[Entity]) -> None:
     """A charge counts for its merchant reference; a transfer's is a name in another space."""
-    if state.link is not None and state.entity.kind is EntityKind.CHARGE:
+    if state.entity.is_reference:  # an event of its own
+        references.add(state.entity)
+    elif state.link is not None and state.entity.kind is EntityKind.CHARGE:
         references.add(Entity.reference(state.entity.merchant, state.link))
 
 
@@ -218,6 +241,10 @@ def _fold(
     if decision.ending in (Ending.HELD, Ending.DEAD):
         locked.change(entity, held_events=state.held_events + 1, link=state.link or decision.link)
         return decision.ending, decision.reason or ""
+    if entity.is_reference:  # what it is now, its attempts say
+        return Ending.APPLIED, decision.reason or ""
+    if decision.silent:
+        return _silence(locked, entity)
     changed = False
     reason = decision.reason or ""
     if decision.update is not None:
@@ -229,6 +256,15 @@ def _fold(
     if changed or decision.overlay is not None:
         return Ending.APPLIED, reason
     return Ending.SUPERSEDED, reason or "no_news"
+
+
+def _silence(locked: Locked, entity: Entity) -> tuple[Ending, str]:
+    """Say that nobody knows what has become of a payment, unless something was heard meanwhile."""
+    state = locked.now[entity]
+    if is_terminal(state.status) or state.open_events:
+        return Ending.SUPERSEDED, "no_news"
+    locked.change(entity, status=Status.UNKNOWN)
+    return Ending.APPLIED, "silence"
 
 
 def _merge_into(locked: Locked, decision: Decision, seen: PaymentUpdate) -> tuple[bool, bool, str]:
@@ -254,8 +290,13 @@ async def _settle_references(
     references: set[Entity],
     rows: dict[int, _OpenRow],
     settled: Settled,
+    quiet: set[Entity],
 ) -> None:
-    """Bring the merchant references up to their attempts, as this transaction leaves them."""
+    """Bring the merchant references up to their attempts, as this transaction leaves them.
+
+    One without any is pending if a payment is expected, and nobody is `quiet` about it; else it was
+    heard of by events that came to nothing, and nobody knows.
+    """
     await ensure_and_lock(connection, references, locked)
     for inbox_id in settled.endings:
         for reference in rows[inbox_id].references:
@@ -272,7 +313,8 @@ async def _settle_references(
             status = of_reference(a.status for a in mine)
             link = _deciding(held.link, [a for a in mine if a.status is status])
         else:
-            status, link = Status.UNKNOWN, None
+            awaited = reference in locked.expected and reference not in quiet
+            status, link = Status.PENDING if awaited else Status.UNKNOWN, None
         locked.change(
             reference,
             status=status,

@@ -18,6 +18,7 @@ from paystate.store import changelog, claims, inbox, rows, settle
 from paystate.store.changelog import Page
 from paystate.store.claims import Claimed, InboxGauges
 from paystate.store.engine import Database, open_database
+from paystate.store.expectations import Expectations
 from paystate.store.inbox import NewEvent, Recorded
 from paystate.store.operations import Operations
 from paystate.store.overlays import overlays_of
@@ -55,6 +56,11 @@ class Store:
     def operations(self) -> Operations:
         """What operators ask of the database and do to it."""
         return Operations(self._database)
+
+    @property
+    def expectations(self) -> Expectations:
+        """What is expected to be paid."""
+        return Expectations(self._database)
 
     async def acknowledge(self, events: Sequence[NewEvent]) -> list[Recorded | Exception]:
         """Record events in one commit; one that the database refuses harms no other.

@@ -39,6 +39,7 @@ __all__ = [
     "details",
     "entities",
     "horizon",
+    "idempotency",
     "inbox",
     "metadata",
     "now_ms",
@@ -74,6 +75,8 @@ entities = Table(
     Column("held_events", Integer, nullable=False),
     Column("changed_ms", BigInteger, nullable=False),
     Column("created_ms", BigInteger, nullable=False),
+    # Of a reference: what is to be paid for it, as `paystate.expected` writes it.
+    Column("expected", Text),
     Index(None, "merchant", "link"),
 )
 
@@ -189,6 +192,18 @@ rulings = Table(
     Column("through_id", BigInteger),
     Index("ix_rulings_entity_key", "entity_key"),
     sqlite_autoincrement=True,
+)
+
+
+idempotency = Table(
+    "idempotency",
+    metadata,
+    Column("key", Key, primary_key=True),
+    Column("merchant", Key, nullable=False),
+    Column("digest", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
+    Column("at_ms", BigInteger, nullable=False),
+    Index(None, "at_ms"),
 )
 
 

@@ -178,7 +178,7 @@ _STARTS = [
     b"\x16\x03\x01",
     b"POST http://[::1/webhooks HTTP/1.1", b"POST * HTTP/1.1", b"CONNECT x:1 HTTP/1.1", b"", b"GET",
     b"PO\x00ST / HTTP/1.1", b"PRI * HTTP/2.0", b"GET /" + b"a" * 9000 + b" HTTP/1.1",
-    b"POST /api/payments/status HTTP/1.1",
+    b"POST /api/payments/status HTTP/1.1", b"POST /api/payments HTTP/1.1",
 ]  # fmt: skip
 _LINES = [
     b"Host: x", b"X: " + b"a" * 9000, b"X", b": x", b"X: a\x00b", b" folded: x", b"X: \x80\xff",

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from paystate.keys import DEFAULT_MERCHANT
 from paystate.payments.recording import observation
 from paystate.status import Status
+from paystate.store import Decision, Ending
 from paystate.updates import Api
 from tests.interleavings.steps import Step
 from tests.interleavings.world import Site, World, observed, webhook
@@ -197,6 +198,35 @@ def _moved(world: World) -> None:
     reader(world)
 
 
+async def came_to_nothing(world: World) -> None:
+    """Have the second reference known as one that an event named which came to nothing."""
+    site = Site(world, "before")
+    event = webhook(world.ids[1], Status.SUCCESSFUL, world.refs[1])
+    await site.record(event)
+    [row] = await site.store.claim("before", claim_ms=0)
+    await site.store.settle(
+        [Decision(row.id, row.entity, Ending.DEAD, "not_found")], site.cache.mark
+    )
+
+
+def registration(world: World, *, entity: int = 2) -> None:
+    """Let a shop register what it expects to be paid for a reference."""
+    site = Site(world, "shop")
+    site.process.start(site.register(world.entities[entity]))
+
+
+def _registration_and_webhook(world: World) -> None:
+    registration(world)
+    hook(world, Status.PENDING)
+    reader(world, times=2, entity=2)
+
+
+def _registration_of_the_known(world: World) -> None:
+    registration(world, entity=3)
+    reader(world, times=2, entity=3)
+    worker(world)
+
+
 SCENARIOS = {
     story.name: story
     for story in (
@@ -225,6 +255,10 @@ SCENARIOS = {
         Scenario("all-three", "webhook, worker and reader at once", _webhook_worker_reader),
         Scenario("strict", "webhook, worker and reader, without leases", _webhook_worker_reader,
                  lease=False),
+        Scenario("registered", "a registration, a webhook of that reference, and two lookups of it",
+                 _registration_and_webhook, pending=False),
+        Scenario("registered-again", "a registration of a reference that was heard of, and lookups",
+                 _registration_of_the_known, pending=False, before=came_to_nothing),
         Scenario("moved", "a successful payment is moved to a reference", _moved, pending=False,
                  before=successful),
     )

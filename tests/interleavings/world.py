@@ -8,6 +8,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 from redis.asyncio import Redis
@@ -18,12 +19,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paystate.cache import statuses
 from paystate.cache.statuses import StatusCache
 from paystate.connections import connect
+from paystate.expected import Expected
 from paystate.keys import DEFAULT_MERCHANT, Entity, Keys
 from paystate.merchants import Confirm
 from paystate.near import NearCache
 from paystate.observability import Metrics
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.asking import Asker
+from paystate.payments.expecting import Registrar
 from paystate.payments.lookup import Lookups
 from paystate.payments.recording import Recorder, new_event
 from paystate.payments.settling import Provider, Settler
@@ -369,6 +372,7 @@ class Site:
         # It hears no news at all: what may be held near must be right without any.
         self.near: NearCache[StatusAnswer] = NearCache(100, clock=clock)
         self.near.resubscribed()
+        self.registrar = Registrar(self.store, self.cache, self.settler, metrics, sleep=wait)
         self.lookups = Lookups(
             self.store, self.cache, asker, metrics, recheck_s=recheck_s, near=self.near
         )
@@ -379,6 +383,12 @@ class Site:
     async def record(self, event: NewEvent) -> None:
         """Do what the webhook handler does, to the acknowledgement."""
         self._oracle.acknowledged(await self.recorder.record(event))
+
+    async def register(self, reference: Entity) -> None:
+        """Do what the registration of an expected payment does, to its answer."""
+        expected = Expected(Decimal("1500.25"), "NGN")
+        registered = await self.registrar.register(reference, expected, operator="shop")
+        self._oracle.committed(registered.states)
 
     async def sweep(self, rounds: int) -> None:
         """Do what the worker does, a number of times."""
