@@ -14,6 +14,7 @@
         ├── RequestRejected       a question we cannot make sense of
         ├── LinkRefused           a customer's link that is damaged, forged or out of date
         ├── RulingRefused         an operator's ruling that cannot be carried out on that event
+        ├── ExpectationRefused    an expected payment that contradicts what was registered before
         ├── CursorPruned          a cursor from before the oldest change that is still kept
         └── SettingsInvalid       the process must not start; lists every problem at once
 
@@ -26,6 +27,7 @@ __all__ = [
     "BodyRejected",
     "CacheUnavailable",
     "CursorPruned",
+    "ExpectationRefused",
     "LinkRefused",
     "PaymentNotFound",
     "PaystateError",
