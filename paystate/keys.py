@@ -42,6 +42,7 @@ class EntityKind(StrEnum):
 _SEGMENTS = {EntityKind.CHARGE: "tx", EntityKind.TRANSFER: "transfer", EntityKind.REFERENCE: "ref"}
 _KINDS_BY_NAME = {kind.value: kind for kind in EntityKind}
 _KINDS = {word: kind for kind, word in _SEGMENTS.items()}
+_DERIVED = {*_KINDS, "customer"}
 
 
 class Entity(NamedTuple):
@@ -135,6 +136,21 @@ class Keys:
             return entity if self.hash(entity) == key else None
         except ValueError:
             return None
+
+    @property
+    def everything(self) -> str:
+        """Return the pattern of all keys of ours; `is_derived` says which may be thrown away."""
+        return f"{self.prefix}:*"
+
+    def is_derived(self, key: str) -> bool:
+        """Say whether what `key` holds can be had again from the database or the provider.
+
+        Not so the queue, and what is counted against the provider's limits.
+        """
+        parts = key.removeprefix(f"{self.prefix}:").split(":")
+        if parts[0] == "merchant":
+            parts = parts[2:]
+        return len(parts) > 1 and parts[0] in _DERIVED
 
     def asked(self, entity: Entity) -> str:
         """Return the key that marks an entity as asked of the provider a moment ago."""

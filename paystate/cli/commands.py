@@ -27,6 +27,7 @@ _MODULES = {
     "replay": "paystate.cli.replay",
     "prune": "paystate.cli.prune",
     "audit": "paystate.cli.audit",
+    "cache": "paystate.cli.cache",
     "sandbox": "paystate.cli.sandbox",
 }
 

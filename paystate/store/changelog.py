@@ -19,9 +19,9 @@ from paystate.errors import CursorPruned
 from paystate.store.rows import change_of
 from paystate.store.tables import among, changes, horizon, now_ms, watermarks
 
-__all__ = ["Page", "changes_after", "latest_cursor", "prune"]
+__all__ = ["Page", "changes_after", "latest_cursor", "prune", "pruned_to", "refuse_before"]
 
-PRUNED = "changes_pruned_to"
+PRUNED = "changespruned_to"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ async def changes_after(
 
     Raises CursorPruned if changes after `position` have been removed.
     """
-    pruned = await _pruned_to(connection)
+    pruned = await pruned_to(connection)
     if position < pruned:
         raise CursorPruned("cursor_pruned", f"changes up to {pruned} have been removed")
     query = (
@@ -71,7 +71,8 @@ async def changes_after(
     return Page(tuple(found), position, safe, more=len(found) == most)
 
 
-async def _pruned_to(connection: AsyncConnection) -> Cursor:
+async def pruned_to(connection: AsyncConnection) -> Cursor:
+    """Return the cursor before which nothing can be replayed."""
     text = (
         await connection.execute(select(watermarks.c.value).where(watermarks.c.name == PRUNED))
     ).scalar_one_or_none()
@@ -88,9 +89,7 @@ async def latest_cursor(connection: AsyncConnection) -> Cursor:
             .limit(1)
         )
     ).one_or_none()
-    return max(
-        Cursor(row[0], row[1]) if row is not None else Cursor(), await _pruned_to(connection)
-    )
+    return max(Cursor(row[0], row[1]) if row is not None else Cursor(), await pruned_to(connection))
 
 
 async def prune(connection: AsyncConnection, dialect: str, *, older_than_ms: int, most: int) -> int:
@@ -115,13 +114,20 @@ async def prune(connection: AsyncConnection, dialect: str, *, older_than_ms: int
     ]
     if not rows:
         return 0
-    reached = str(max(Cursor(xid, row_id) for row_id, xid, _ in rows))
+    reached = max(Cursor(xid, row_id) for row_id, xid, _ in rows)
     await connection.execute(
         delete(changes).where(among(dialect, changes.c.id, [row[0] for row in rows]))
     )
-    moved = await connection.execute(
-        update(watermarks).where(watermarks.c.name == PRUNED).values(value=reached)
-    )
-    if moved.rowcount == 0:
-        await connection.execute(insert(watermarks).values(name=PRUNED, value=reached))
+    await refuse_before(connection, reached)
     return len(rows)
+
+
+async def refuse_before(connection: AsyncConnection, reached: Cursor) -> None:
+    """Let no cursor before `reached` be read from any more; never takes that back."""
+    before = await pruned_to(connection)
+    if before == Cursor():
+        await connection.execute(insert(watermarks).values(name=PRUNED, value=str(reached)))
+    elif before < reached:
+        await connection.execute(
+            update(watermarks).where(watermarks.c.name == PRUNED).values(value=str(reached))
+        )

@@ -10,14 +10,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, func, literal_column, select
+from sqlalchemy import ColumnElement, func, literal_column, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from paystate.changes import Cursor
 from paystate.keys import Entity, EntityKind
 from paystate.store import violations
-from paystate.store.changelog import PRUNED
+from paystate.store.changelog import pruned_to
 from paystate.store.engine import Database
-from paystate.store.tables import among, changes, entities, inbox, now_ms, watermarks
+from paystate.store.tables import among, changes, entities, inbox, now_ms
 from paystate.store.violations import Violation
 from paystate.updates import Api
 
@@ -251,11 +252,14 @@ async def _add_logged(
 
 
 async def _logged_since(connection: AsyncConnection) -> int:
-    pruned = await connection.execute(select(watermarks.c.value).where(watermarks.c.name == PRUNED))
-    if pruned.scalar_one_or_none() is None:
+    pruned = await pruned_to(connection)
+    if pruned == Cursor():
         return 0
     oldest = await connection.execute(
-        select(changes.c.changed_ms).order_by(changes.c.xid, changes.c.id).limit(1)
+        select(changes.c.changed_ms)
+        .where(tuple_(changes.c.xid, changes.c.id) > tuple_(pruned.xid, pruned.id))
+        .order_by(changes.c.xid, changes.c.id)
+        .limit(1)
     )
     since = oldest.scalar_one_or_none()
     return since + _ORDER_SLACK_MS if since is not None else 2**62

@@ -19,6 +19,7 @@ from paystate.store.changelog import Page
 from paystate.store.claims import Claimed, InboxGauges
 from paystate.store.engine import Database, open_database
 from paystate.store.expectations import Expectations
+from paystate.store.epoch import Epoch
 from paystate.store.inbox import NewEvent, Recorded
 from paystate.store.operations import Operations
 from paystate.store.overlays import overlays_of
@@ -61,6 +62,11 @@ class Store:
     def expectations(self) -> Expectations:
         """What is expected to be paid."""
         return Expectations(self._database)
+
+    @property
+    def epoch(self) -> Epoch:
+        """What begins a new history after a restore."""
+        return Epoch(self._database)
 
     async def acknowledge(self, events: Sequence[NewEvent]) -> list[Recorded | Exception]:
         """Record events in one commit; one that the database refuses harms no other.

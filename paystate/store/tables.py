@@ -207,12 +207,24 @@ idempotency = Table(
 )
 
 
+# Which history of the database this is, in the bits above any transaction's id: a database that
+# was restored to an earlier point gives out ids again (see `paystate.store.epoch`).
+EPOCH = "cache_epoch"
+EPOCH_BITS = 40  # 2 ** 40 = 1099511627776
+_EPOCH = (
+    "(SELECT COALESCE(MAX(CAST(value AS BIGINT)), 0) * 1099511627776"
+    " FROM watermarks WHERE name = 'cache_epoch')"
+)
 # The id of this transaction; 0 on SQLite, whose one writer needs none.
-XID = {"postgresql": "CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT)", "sqlite": "0"}
+XID = {
+    "postgresql": f"(CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) + {_EPOCH})",
+    "sqlite": f"(0 + {_EPOCH})",
+}
 # See `horizon`.
 HORIZON = {
-    "postgresql": "CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)",
-    "sqlite": "1",
+    "postgresql": "(CAST(CAST(pg_snapshot_xmin(pg_current_snapshot()) AS TEXT) AS BIGINT)"
+    f" + {_EPOCH})",
+    "sqlite": f"(1 + {_EPOCH})",
 }
 
 
