@@ -18,8 +18,8 @@ from paystate.store import changelog, claims, inbox, rows, settle
 from paystate.store.changelog import Page
 from paystate.store.claims import Claimed, InboxGauges
 from paystate.store.engine import Database, open_database
-from paystate.store.expectations import Expectations
 from paystate.store.epoch import Epoch
+from paystate.store.expectations import Expectations
 from paystate.store.inbox import NewEvent, Recorded
 from paystate.store.operations import Operations
 from paystate.store.overlays import overlays_of
