@@ -174,6 +174,11 @@ class Keys:
         return f"{self.prefix}:wake"
 
     @property
+    def wanted(self) -> str:
+        """Return the key of what is unsettled and somebody asks for."""
+        return f"{self.prefix}:reconcile:wanted"
+
+    @property
     def beating(self) -> str:
         """Return the key that says that a process has just published the heartbeat."""
         return f"{self.prefix}:heartbeat"

@@ -202,6 +202,18 @@ class Metrics:
             ["purpose", "outcome"],
             registry=r,
         )
+        self.reconciled = Counter(
+            "paystate_reconciled_total",
+            "Unsettled payments and references that the reconciler looked at, by outcome.",
+            ["outcome"],
+            registry=r,
+        )
+        self.reconcile_found = Counter(
+            "paystate_reconcile_found_total",
+            "Settled payments of which no webhook had told, found by a question or in a list.",
+            ["by"],
+            registry=r,
+        )
         self.queue_errors = Counter(
             "paystate_queue_errors_total", "Failed queue calls.", ["operation"], registry=r
         )
@@ -227,6 +239,20 @@ class Metrics:
         self.inbox_oldest = Gauge(
             "paystate_inbox_oldest_seconds",
             "Age of the oldest open inbox row.",
+            multiprocess_mode="livemax",
+            registry=r,
+        )
+        self.unsettled = Gauge(
+            "paystate_unsettled",
+            "Unsettled payments and references that the reconciler watches; those that are due; "
+            "those flagged for a person.",
+            ["which"],
+            multiprocess_mode="livemax",
+            registry=r,
+        )
+        self.unsettled_oldest = Gauge(
+            "paystate_unsettled_oldest_seconds",
+            "Age of the oldest that the reconciler watches.",
             multiprocess_mode="livemax",
             registry=r,
         )

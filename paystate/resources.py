@@ -28,7 +28,12 @@ from paystate.near import NearCache
 from paystate.observability import Metrics
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.asking import Asker
+from paystate.payments.checks import Checker
+from paystate.payments.interest import Interest
+from paystate.payments.listing import Lister
 from paystate.payments.lookup import Lookups
+from paystate.payments.reconciliation import Reconciliation
+from paystate.payments.reconciling import Reconciler
 from paystate.payments.recording import Recorder
 from paystate.payments.settling import Provider, Settler
 from paystate.queue import Queue, open_queue
@@ -54,6 +59,8 @@ class Resources:
     lookups: Lookups
     feed: Feed
     providers: Mapping[str, Provider]
+    interest: Interest
+    reconciliation: Reconciliation
 
 
 def _provider(
@@ -129,6 +136,36 @@ async def open_resources(
             not_found_s=settings.not_found_s,
         )
         near: NearCache[StatusAnswer] = NearCache(settings.near_size, clock=time.monotonic)
+        interest = Interest(redis, keys)
+        stack.push_async_callback(interest.drain)
+        reconciliation = Reconciliation(
+            store,
+            Reconciler(
+                store,
+                Checker(
+                    store,
+                    providers,
+                    recorder,
+                    settler,
+                    metrics,
+                    silence_s=settings.reconcile_silence_s,
+                ),
+                interest,
+                metrics,
+                after_s=settings.reconcile_after_s,
+            ),
+            Lister(
+                store,
+                providers,
+                recorder,
+                settler,
+                metrics,
+                every_s=settings.reconcile_list_every_s,
+                back_s=settings.reconcile_list_back_s,
+                after_s=settings.reconcile_after_s,
+            ),
+            metrics,
+        )
         lookups = Lookups(
             store,
             cache,
@@ -137,6 +174,7 @@ async def open_resources(
             recheck_s=settings.pending_recheck_s,
             near=near,
             pace_s=settings.database_pace_ms / 1000,
+            interest=interest,
         )
         stack.push_async_callback(lookups.drain)
         yield Resources(
@@ -152,4 +190,6 @@ async def open_resources(
             lookups,
             Feed(redis, store, keys, tuple(settings.merchants), metrics, near=near),
             providers,
+            interest,
+            reconciliation,
         )

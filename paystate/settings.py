@@ -331,6 +331,44 @@ class Settings:
         parse=secret,
         secret=True,
     )
+    reconcile_every_s: int = _setting(
+        "RECONCILE_EVERY_S",
+        60,
+        "Seconds between the passes of each worker's reconciler, which asks about what is "
+        "unsettled and reads Flutterwave's lists. A pass with nothing due costs a handful of "
+        "queries. 0 turns it off: then a payment whose webhooks were lost settles when somebody "
+        "looks it up.",
+        parse=whole(0, 86_400),
+    )
+    reconcile_after_s: int = _setting(
+        "RECONCILE_AFTER_S",
+        120,
+        "Age in seconds at which an unsettled payment is first asked about; after that the gaps "
+        "double. Lower finds lost webhooks sooner, and spends calls on payments that customers are "
+        "still making.",
+        parse=whole(0, 86_400),
+    )
+    reconcile_silence_s: int = _setting(
+        "RECONCILE_SILENCE_S",
+        259_200,
+        "Age in seconds at which what has still not settled is flagged for a person; what "
+        "Flutterwave knows nothing of becomes unknown then, never failed.",
+        parse=whole(60, 31_536_000),
+    )
+    reconcile_list_every_s: int = _setting(
+        "RECONCILE_LIST_EVERY_S",
+        300,
+        "Seconds between two readings of each merchant's list of transactions, which finds "
+        "payments of which no webhook ever came. A reading costs a call for every ten payments or "
+        "so that were made since the last, and one at least.",
+        parse=whole(10, 86_400),
+    )
+    reconcile_list_back_s: int = _setting(
+        "RECONCILE_LIST_BACK_S",
+        86_400,
+        "How far back, in seconds, the very first reading of a list goes.",
+        parse=whole(0, 31_536_000),
+    )
     inbox_keep_days: int = _setting(
         "INBOX_KEEP_DAYS",
         90,

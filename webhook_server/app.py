@@ -17,6 +17,7 @@ from webhook_server.operations import OperationEndpoints
 from webhook_server.pay import PayEndpoints
 from webhook_server.payments import PaymentEndpoints
 from webhook_server.streams import StreamEndpoints
+from webhook_server.unsettled import UnsettledEndpoint
 from webhook_server.webhooks import WebhookEndpoint
 
 __all__ = ["make_app"]
@@ -57,6 +58,7 @@ def make_app(resources: Resources) -> web.Application:
     app.add_routes(payments.routes())  # first: they are asked for most
     app.add_routes(streams.routes())
     app.add_routes(ExpectedEndpoint(resources, access).routes())
+    app.add_routes(UnsettledEndpoint(resources, access).routes())
     app.add_routes(OperationEndpoints(resources, access).routes())
     _add_pages(app, resources, access)
 

@@ -19,6 +19,7 @@ from worker.audit import Auditor
 from worker.loops import forever, pause
 from worker.pruning import PruningLoop
 from worker.queue_loop import QueueLoop
+from worker.reconcile import ReconcileLoop
 from worker.sweep import Sweeper
 
 # A cancelled task that still has not ended is left to the end of the process.
@@ -55,7 +56,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
             settings.inbox_keep_days, settings.event_keys_keep_days, settings.changes_keep_days
         ))  # fmt: skip
         aside = {"wakes": queue.hear_wakes, "audit": auditor.work, "audit_news": auditor.hear,
-                 "pruning": PruningLoop(pruner, stop).work}  # fmt: skip
+                 "pruning": PruningLoop(pruner, stop).work,
+                 "reconcile": ReconcileLoop(
+                     resources.reconciliation, stop, every_s=settings.reconcile_every_s
+                 ).work}  # fmt: skip
         listening = [asyncio.create_task(forever(n, w, stop)) for n, w in aside.items()]
         try:
             log.info("worker_started", addresses=[f"{a[0]}:{a[1]}" for a in runner.addresses],

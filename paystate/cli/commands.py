@@ -25,6 +25,7 @@ _MODULES = {
     "release": "paystate.cli.release",
     "reject": "paystate.cli.reject",
     "replay": "paystate.cli.replay",
+    "reconcile": "paystate.cli.reconcile",
     "prune": "paystate.cli.prune",
     "audit": "paystate.cli.audit",
     "cache": "paystate.cli.cache",

@@ -20,6 +20,7 @@ from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave import fields
 from paystate.flutterwave.envelopes import data_items, parsed, total_pages, v3_data, v4_data
 from paystate.flutterwave.gate import Gate, Purpose
+from paystate.flutterwave.listing import ListPage, list_page, list_path
 from paystate.flutterwave.oauth import TokenSource
 from paystate.flutterwave.objects import parse_refund
 from paystate.flutterwave.payloads import (
@@ -30,7 +31,7 @@ from paystate.flutterwave.payloads import (
 )
 from paystate.flutterwave.transport import Answer, exchange
 from paystate.status import Status, of_reference
-from paystate.updates import Kind, Overlay, PaymentUpdate
+from paystate.updates import Api, Kind, Overlay, PaymentUpdate
 
 __all__ = ["Credentials", "FlutterwaveClient", "Purpose"]
 
@@ -205,6 +206,23 @@ class FlutterwaveClient:
             return None
         status = of_reference(update.status for update in attempts)
         return next(update for update in attempts if update.status is status)
+
+    def can_list(self, api: Api) -> bool:
+        """Say whether the list of charges of `api` can be asked for."""
+        return self._credentials.has_v3 if api is Api.V3 else self._credentials.has_v4
+
+    async def listed(
+        self, api: Api, since_ms: int, until_ms: int, page: int, *, purpose: Purpose
+    ) -> ListPage:
+        """Return a page (from 1) of the charges made from `since_ms` to `until_ms`, and around.
+
+        Times are ms since the epoch. Raises as `payment` does.
+        """
+        if not self.can_list(api):
+            raise ProviderRejected("unverifiable", "there are no credentials")
+        path = list_path(api, since_ms, until_ms, page)
+        get = self._get_v3 if api is Api.V3 else self._get_v4
+        return list_page(api, await get(path, purpose))
 
     async def _get_v3(self, path: str, purpose: Purpose) -> Answer:
         url = URL(self._credentials.base_url + path, encoded=True)

@@ -21,6 +21,7 @@ from paystate.near import NearCache, Ticket
 from paystate.observability import Metrics
 from paystate.payments.answers import Source, StatusAnswer, from_cache, from_database
 from paystate.payments.asking import Asker, Outcome
+from paystate.payments.interest import Interest
 from paystate.state import EntityState
 from paystate.status import Status
 from paystate.store import Store
@@ -37,7 +38,7 @@ class Lookups:
     """Answers questions; one for each process.
 
     `now_ms` is the wall clock, ms since the epoch; `pace_s` the least time between two queries of
-    the database.
+    the database; `interest` is told what unsettled payments are asked for.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Lookups:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
         near: NearCache[StatusAnswer] | None = None,
         pace_s: float = 0.0,
+        interest: Interest | None = None,
     ) -> None:
         self._store = store
         self._cache = cache
@@ -66,6 +68,7 @@ class Lookups:
         self._rows: Coalescer[Entity, EntityState] = Coalescer(self._load, most=500, pace_s=pace_s)
         self._fills: set[asyncio.Future[str]] = set()
         self._forestalled: dict[Entity, int] = {}
+        self._interest = interest
 
     async def _load(self, entities: Sequence[Entity]) -> dict[Entity, EntityState]:
         self._metrics.database_reads.inc()
@@ -145,6 +148,8 @@ class Lookups:
     async def _uncached(
         self, entity: Entity, state: EntityState | None, token: str | None, ticket: Ticket
     ) -> StatusAnswer:
+        if self._interest is not None and state is not None and state.status in _UNSETTLED:
+            self._interest.note(entity)
         if state is not None and not self._worth_asking(state):
             if token is None and state.open_events and self._cache.lease_ms:
                 await self._forestall(state)

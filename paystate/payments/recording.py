@@ -21,7 +21,7 @@ from paystate.queue import Queue
 from paystate.store import NewEvent, Recorded, Store
 from paystate.updates import Api, Event, Ignored, Overlay, PaymentUpdate
 
-__all__ = ["Recorder", "new_event", "observation"]
+__all__ = ["Recorder", "new_event", "observation", "silence"]
 
 log = logger()
 
@@ -98,6 +98,22 @@ def observation(
         entity=Entity.payment(merchant, update.kind, update.payment_id),
         tx_ref=update.tx_ref,
         content=update.to_json(),
+    )
+
+
+def silence(entity: Entity, version: int) -> NewEvent:
+    """Return the inbox row that says that nothing has been heard of `entity` for long.
+
+    Its key holds the version: as long as nothing changes, it is said once.
+    """
+    return NewEvent(
+        merchant=entity.merchant,
+        api=Api.RECONCILER,
+        type="silence",
+        event_key=_event_key(entity.merchant, Api.RECONCILER, entity.row_key, str(version)),
+        subject="silence",
+        entity=entity,
+        content={},
     )
 
 

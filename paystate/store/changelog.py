@@ -21,7 +21,7 @@ from paystate.store.tables import among, changes, horizon, now_ms, watermarks
 
 __all__ = ["Page", "changes_after", "latest_cursor", "prune", "pruned_to", "refuse_before"]
 
-PRUNED = "changespruned_to"
+PRUNED = "changes_pruned_to"
 
 
 @dataclass(frozen=True, slots=True)

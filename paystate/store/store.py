@@ -21,12 +21,14 @@ from paystate.store.engine import Database, open_database
 from paystate.store.epoch import Epoch
 from paystate.store.expectations import Expectations
 from paystate.store.inbox import NewEvent, Recorded
+from paystate.store.listings import Listings
 from paystate.store.operations import Operations
 from paystate.store.overlays import overlays_of
 from paystate.store.sampling import Sampling
 from paystate.store.settle import BeforeCommit, Decision, Settled
 from paystate.store.tables import details
 from paystate.store.tables import inbox as inbox_table
+from paystate.store.unsettled import Unsettled
 
 __all__ = ["RefusedDecision", "Store", "open_store"]
 
@@ -67,6 +69,16 @@ class Store:
     def epoch(self) -> Epoch:
         """What begins a new history after a restore."""
         return Epoch(self._database)
+
+    @property
+    def unsettled(self) -> Unsettled:
+        """What the reconciler asks about."""
+        return Unsettled(self._database)
+
+    @property
+    def listings(self) -> Listings:
+        """How far the provider's own lists have been read."""
+        return Listings(self._database)
 
     async def acknowledge(self, events: Sequence[NewEvent]) -> list[Recorded | Exception]:
         """Record events in one commit; one that the database refuses harms no other.

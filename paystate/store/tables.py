@@ -41,10 +41,12 @@ __all__ = [
     "horizon",
     "idempotency",
     "inbox",
+    "listings",
     "metadata",
     "now_ms",
     "overlays",
     "rulings",
+    "unsettled",
     "violations",
     "watermarks",
 ]
@@ -204,6 +206,37 @@ idempotency = Table(
     Column("outcome", Text, nullable=False),
     Column("at_ms", BigInteger, nullable=False),
     Index(None, "at_ms"),
+)
+
+
+# Payments that the reconciler asks about, and references that are expected.
+unsettled = Table(
+    "unsettled",
+    metadata,
+    Column("key", Key, primary_key=True),
+    Column("merchant", Key, nullable=False),
+    Column("first_ms", BigInteger, nullable=False),
+    Column("due_ms", BigInteger, nullable=False),
+    Column("asked", Integer, nullable=False),
+    Column("asked_ms", BigInteger),
+    Column("outcome", Text),
+    Column("claimed_until_ms", BigInteger, nullable=False),
+    Column("flagged_ms", BigInteger),
+    Index(None, "due_ms"),
+)
+
+# How far the provider's own lists have been read, one row for each merchant and API.
+listings = Table(
+    "listings",
+    metadata,
+    Column("key", Key, primary_key=True),
+    Column("merchant", Key, nullable=False),
+    Column("through_ms", BigInteger, nullable=False),
+    Column("since_ms", BigInteger),
+    Column("until_ms", BigInteger),
+    Column("page", Integer, nullable=False),
+    Column("due_ms", BigInteger, nullable=False),
+    Column("claimed_until_ms", BigInteger, nullable=False),
 )
 
 

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 
 import aiohttp
@@ -21,6 +22,8 @@ from paystate.flutterwave.sandbox.bodies import SECRET_MARK
 from paystate.flutterwave.sandbox.faults import Fault, FaultMode
 from paystate.flutterwave.sandbox.server import RunningSandbox
 from paystate.flutterwave.signatures import V3_HEADER, V4_HEADER, sign_v4
+from paystate.keys import Entity
+from paystate.store import open_store
 from tests.harness import make_payment, new_id, open_provider, provider_settings
 from tests.parts import Part, start_part
 from tests.servers import OwnValkey
@@ -350,3 +353,23 @@ def _dump(url: str) -> str:
         return "\n".join(connection.iterdump())
     finally:
         connection.close()
+
+
+async def test_a_worker_finds_a_payment_of_which_no_webhook_came(
+    sqlite_url: str, valkey_url: str
+) -> None:
+    async with open_provider() as sandbox:
+        number = new_id()
+        lost = sandbox.sandbox.create(
+            amount=Decimal("1500.25"), currency="NGN", payment_id=str(number), tx_ref="order-lost"
+        )
+        sandbox.sandbox.settle(lost, "successful", announce=False)
+        settings = {
+            **provider_settings(sandbox), "DATABASE_URL": sqlite_url, "CACHE_URL": valkey_url,
+            "WORKER_PORT": "0", "RECONCILE_EVERY_S": "1", "RECONCILE_AFTER_S": "0",
+        }  # fmt: skip
+        async with start_part("worker", settings) as worker:
+            await worker.event("reconcile_finished", found_in_lists=1)
+        async with open_store(sqlite_url, pool=1, timeout_s=10) as store:
+            reference = Entity.reference("default", "order-lost")
+            assert (await store.states([reference]))[reference].status == "successful"

@@ -1,0 +1,158 @@
+"""Read the provider's own lists: they hold the payments of which no webhook ever came.
+
+Each list is read in windows of time that overlap a little, page by page; how far is written down
+after each page, so that whoever comes next goes on there. What a list has and we do not is brought
+in, and so is what is further than ours. What it calls pending is asked about by id from then on.
+
+A list that turns out to go back in time is left as soon as it has come to before the window; one
+that does not is read to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from paystate.errors import ProviderRejected, ProviderUnavailable
+from paystate.flutterwave.client import FlutterwaveClient
+from paystate.flutterwave.gate import Purpose
+from paystate.flutterwave.listing import ListPage, made_ms
+from paystate.keys import Entity
+from paystate.observability import Metrics, logger
+from paystate.payments.checks import Report
+from paystate.payments.observing import Observer, differs
+from paystate.payments.recording import Recorder
+from paystate.payments.settling import Provider, Settler
+from paystate.status import is_terminal
+from paystate.store import Store
+from paystate.store.listings import Listing
+from paystate.updates import Api, PaymentUpdate
+
+__all__ = ["Lister"]
+
+log = logger()
+
+CLAIM_MS = 60_000
+# A payment is listed when it is made, give or take what the provider's read side lags behind.
+OVERLAP_MS = 2 * 60 * 1000
+# Of one list in one pass: the rest of the budget is for questions.
+MOST_PAGES = 50
+AT_ONCE = 8
+
+
+class Lister:
+    """Reads lists; any number beside each other. `every_s`: seconds between two windows.
+
+    `back_s`: how far back the very first window goes. `after_s`: what is younger is left to its
+    webhook.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        providers: Mapping[str, Provider],
+        recorder: Recorder,
+        settler: Settler,
+        metrics: Metrics,
+        *,
+        every_s: int,
+        back_s: int,
+        after_s: int,
+    ) -> None:
+        self._store = store
+        self._providers = providers
+        self._observer = Observer(store, recorder, settler)
+        self._metrics = metrics
+        self._every_ms = every_s * 1000
+        self._back_ms = back_s * 1000
+        self._lag_ms = after_s * 1000
+
+    async def read(
+        self,
+        report: Report,
+        merchant: str | None = None,
+        *,
+        now: bool = False,
+        told: Callable[[Report], None] = lambda _: None,
+    ) -> None:
+        """Read the lists that are due, of one merchant or of all; `now`: those that are not too.
+
+        Raises StoreUnavailable.
+        """
+        for name, provider in self._providers.items():
+            if merchant not in (None, name):
+                continue
+            for api in (Api.V3, Api.V4):
+                if name in report.put_off or not provider.client.can_list(api):
+                    continue
+                listing = await self._store.listings.claim(
+                    name, api.value, claim_ms=CLAIM_MS, back_ms=self._back_ms,
+                    overlap_ms=OVERLAP_MS, lag_ms=self._lag_ms, now=now,
+                )  # fmt: skip
+                if listing is not None:
+                    await self._window(report, name, api, provider.client, listing, told)
+
+    async def _window(
+        self,
+        report: Report,
+        merchant: str,
+        api: Api,
+        client: FlutterwaveClient,
+        listing: Listing,
+        told: Callable[[Report], None],
+    ) -> None:
+        page, oldest_ms, ordered = listing.page, None, listing.page == 1
+        for _ in range(MOST_PAGES):
+            try:
+                found = await client.listed(
+                    api, listing.since_ms, listing.until_ms, page, purpose=Purpose.RECONCILE
+                )
+            except (ProviderUnavailable, ProviderRejected) as e:
+                self._metrics.provider_calls.labels(Purpose.RECONCILE, e.reason).inc()
+                log.info("list_put_off", api=api.value, page=page, reason=e.reason)
+                report.put_off[merchant] = e.reason
+                break
+            self._metrics.provider_calls.labels(Purpose.RECONCILE, "found").inc()
+            await self._bring_in(report, merchant, found, listing.until_ms)
+            told(report)
+            oldest_ms = found.ordered(oldest_ms) if ordered else None
+            ordered = oldest_ms is not None
+            last = found.is_empty or (found.pages is not None and page >= found.pages)
+            if last or (oldest_ms is not None and oldest_ms < listing.since_ms):
+                await self._store.listings.end(listing, every_ms=self._every_ms)
+                return
+            page += 1
+            await self._store.listings.turn_page(listing, page, claim_ms=CLAIM_MS)
+        await self._store.listings.turn_page(listing, page, claim_ms=0)
+
+    async def _bring_in(self, report: Report, merchant: str, page: ListPage, until_ms: int) -> None:
+        report.pages += 1
+        report.listed += len(page.updates)
+        if page.unreadable:
+            log.warning("list_unreadable", merchant=merchant, payments=page.unreadable)
+        by_entity = {
+            Entity.payment(merchant, update.kind, update.payment_id): update
+            for update in page.updates
+            if (made_ms(update) or 0) <= until_ms
+        }
+        states = await self._store.states(list(by_entity))
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def bring(entity: Entity, update: PaymentUpdate) -> bool:
+            state = states.get(entity)
+            # While an event is open, a worker asks, and knows more than a list does.
+            if not differs(state, update) or (state is not None and state.open_events):
+                return False
+            async with room:
+                return await self._observer.observe(merchant, update, state, type_="listing")
+
+        brought = await asyncio.gather(
+            *(bring(e, u) for e, u in by_entity.items()), return_exceptions=True
+        )
+        for update, outcome in zip(by_entity.values(), brought, strict=True):
+            if isinstance(outcome, BaseException):
+                raise outcome  # once all have ended; the page is read again
+            report.found_in_lists += outcome
+            # Of what is pending, no webhook need have told.
+            if outcome and is_terminal(update.status):
+                self._metrics.reconcile_found.labels("list").inc()
