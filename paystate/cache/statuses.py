@@ -39,6 +39,7 @@ FLOOR_MS = 300_000
 # Entities of which this process remembers that they need a proof; when it is more, it forgets all.
 UNSETTLED = 100_000
 _FIELDS = ["status", "version", "at", "link"]
+_WORDS = {status.value.encode(): status for status in Status}
 
 
 class Hit(NamedTuple):
@@ -351,8 +352,8 @@ def _hit(status: Any, version: Any, at: Any, link: Any, as_of: Any) -> Hit | Non
     """Return the entry, or None if it is not something we wrote."""
     try:
         return Hit(
-            Status(status.decode()), int(version), link.decode() or None if link else None,
+            _WORDS[status], int(version), link.decode() or None if link else None,
             int(at or 0), int(as_of or 0),
         )  # fmt: skip
-    except (ValueError, TypeError, AttributeError):
+    except (LookupError, ValueError, TypeError, AttributeError):
         return None

@@ -8,7 +8,7 @@ lock when they begin, so that none fails half way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,8 +17,10 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import QueuePool
 
 from paystate.errors import StoreUnavailable
+from paystate.store.direct import DirectReads
 
 __all__ = ["Database", "async_url", "open_database"]
 
@@ -47,6 +49,9 @@ class Database:
     def __init__(self, engine: AsyncEngine) -> None:
         self.engine = engine
         self.dialect: str = engine.dialect.name
+        # It keeps a connection for itself: the pool must have another.
+        spare = isinstance(engine.pool, QueuePool) and engine.pool.size() > 1
+        self._direct = DirectReads(engine) if spare and self.dialect == "postgresql" else None
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` in one transaction and commit it.
@@ -72,6 +77,13 @@ class Database:
         # be two more round trips.
         return await self._run(work, {} if self._is_sqlite else {"isolation_level": "AUTOCOMMIT"})
 
+    async def direct(self, sql: str, *values: Any) -> Sequence[Any] | None:
+        """Return the rows of a statement in PostgreSQL's own words, or None: use `read`.
+
+        Raises StoreUnavailable.
+        """
+        return None if self._direct is None else await self._direct.fetch(sql, *values)
+
     @property
     def _is_sqlite(self) -> bool:
         return self.dialect == "sqlite"
@@ -95,6 +107,8 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        if self._direct is not None:
+            await self._direct.close()
         await self.engine.dispose()
 
 

@@ -19,9 +19,12 @@ from paystate.keys import Entity
 from paystate.state import EntityState
 from paystate.status import STATUSES, Status
 from paystate.store.batches import Batch
+from paystate.store.engine import Database
 from paystate.store.tables import HORIZON, XID, among, entities
 
-__all__ = ["Locked", "change_of", "ensure_and_lock", "load", "lock", "save", "state_of"]
+__all__ = [
+    "Locked", "change_of", "ensure_and_lock", "load", "load_directly", "lock", "save", "state_of",
+]  # fmt: skip
 
 _STATE = (
     entities.c.key,
@@ -47,6 +50,23 @@ async def load(
     """Return the states of `keys` in one statement, without locks; missing ones are left out."""
     rows = await connection.execute(select(*_STATE).where(among(dialect, entities.c.key, keys)))
     return {state.entity: state for state in map(state_of, rows)}
+
+
+_NEXT = "\x1f"
+_LOAD = (
+    "SELECT key, status, version, open_events, held_events, link, changed_ms FROM entities"
+    " WHERE key = ANY(string_to_array($1, chr(31)))"
+)
+
+
+async def load_directly(database: Database, keys: Sequence[str]) -> dict[Entity, EntityState]:
+    """Do as `load` does, on PostgreSQL without SQLAlchemy. Raises StoreUnavailable."""
+    joined = _NEXT.join(keys)
+    plain = keys and joined.count(_NEXT) == len(keys) - 1  # a path may hold any character
+    found = await database.direct(_LOAD, joined) if plain else None
+    if found is None:
+        return await database.read(lambda c: load(c, database.dialect, keys))
+    return {state.entity: state for state in map(state_of, found)}
 
 
 class Locked:

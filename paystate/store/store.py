@@ -157,7 +157,7 @@ class Store:
     async def states(self, entities: Sequence[Entity]) -> dict[Entity, EntityState]:
         """Return the states of `entities` in one query; unknown ones are left out."""
         keys = sorted({entity.row_key for entity in entities})
-        found = await self._database.read(lambda c: rows.load(c, self.dialect, keys))
+        found = await rows.load_directly(self._database, keys)
         # Version 0 is a row that a transaction made to have something to lock.
         return {entity: state for entity, state in found.items() if state.version}
 

@@ -51,9 +51,9 @@ async def replicated(world: World) -> None:
 
 
 async def connected(world: World) -> None:
-    """Have it cached, and asked for on a connection, whose caller the process knows by now."""
+    """Have it cached, and asked for twice on a connection: by now the process knows the caller."""
     site = Site(world, "web")
-    await site.look(world.entities[0], 1, over_http=True)
+    await site.look(world.entities[0], 2, over_http=True)
     world.web = site
 
 
@@ -148,7 +148,7 @@ def _webhook_worker_and_connection(world: World) -> None:
     assert world.web is not None
     hook(world, Status.SUCCESSFUL)
     worker(world)
-    world.web.process.start(world.web.look(world.entities[0], 2, later=True, over_http=True))
+    world.web.process.start(world.web.look(world.entities[0], 1, later=True, over_http=True))
 
 
 def _webhook_and_reader_twice(world: World) -> None:
@@ -234,7 +234,7 @@ SCENARIOS = {
                  _webhook_and_reader_twice, before=cached),
         Scenario("one-process", "a webhook, and two who ask the same process",
                  _webhook_and_one_process, lease=False),
-        Scenario("connection", "webhook, worker, and one who asks twice on a connection",
+        Scenario("connection", "webhook, worker, and one who asks again on a connection",
                  _webhook_worker_and_connection, before=connected),
         Scenario("step-back", "a webhook of a payment that one looks up, and another twice",
                  _webhook_and_third_look),

@@ -1,0 +1,105 @@
+"""Rows are read past SQLAlchemy, and whatever goes wrong there, they are read all the same."""
+
+from __future__ import annotations
+
+import asyncpg
+import pytest
+
+from paystate.errors import StoreUnavailable
+from paystate.keys import Entity, EntityKind
+from paystate.store import Store, open_store, rows
+from paystate.store.engine import open_database
+from tests.integration.test_store import event
+
+ODD_IDS = ["1001", "un", "with space", "tab\there", "quote'\"", "Ünïcode"]
+# A path may hold a separator of ours: what is asked for is one payment then, not two.
+SEPARATED = Entity("default", EntityKind.CHARGE, "un\x1fit")
+
+
+def _entities() -> list[Entity]:
+    return [Entity("default", EntityKind.CHARGE, own_id) for own_id in ODD_IDS]
+
+
+async def _of_the_server(url: str, sql: str) -> list[asyncpg.Record]:
+    connection = await asyncpg.connect(url)
+    try:
+        return list(await connection.fetch(sql))
+    finally:
+        await connection.close()
+
+
+async def _made(store: Store) -> None:
+    recorded = await store.acknowledge([event(f"e-{e.id}", e) for e in _entities()])
+    assert not any(isinstance(one, Exception) for one in recorded)
+
+
+async def test_what_is_read_directly_is_what_is_read_otherwise(postgres_url: str) -> None:
+    async with open_store(postgres_url, pool=2, timeout_s=10) as store:
+        await _made(store)
+        database = open_database(postgres_url, pool=2, timeout_s=10)
+        try:
+            for some in ([], _entities()[:1], _entities()):
+                keys = sorted(e.row_key for e in some)
+                usual = await database.read(lambda c, k=keys: rows.load(c, "postgresql", k))
+                assert await rows.load_directly(database, keys) == usual
+                assert set(usual) == set(some)
+            assert await store.states([SEPARATED]) == {}
+        finally:
+            await database.close()
+
+
+async def test_it_is_read_in_no_transaction(postgres_url: str) -> None:
+    """One left open would hold back what may be vacuumed."""
+    database = open_database(postgres_url, pool=2, timeout_s=10)
+    try:
+        for number in (42, 43):
+            rows_ = await database.direct(f"SELECT {number}")
+            assert rows_ is not None
+            assert [row[0] for row in rows_] == [number]
+        states = await _of_the_server(
+            postgres_url,
+            "SELECT state FROM pg_stat_activity WHERE application_name = 'paystate'"
+            " AND datname = current_database()",
+        )
+        assert [row["state"] for row in states] == ["idle"]
+    finally:
+        await database.close()
+    assert await _left(postgres_url) == 0
+
+
+async def test_a_pool_of_one_is_left_to_everybody(postgres_url: str) -> None:
+    async with open_store(postgres_url, pool=1, timeout_s=10) as store:
+        await _made(store)
+        assert len(await store.states(_entities())) == len(ODD_IDS)
+        assert await _left(postgres_url) == 1
+
+
+async def _left(url: str) -> int:
+    sql = (
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE application_name = 'paystate' AND datname = current_database()"
+    )
+    return int((await _of_the_server(url, sql))[0][0])
+
+
+async def test_a_connection_that_was_ended_costs_nobody_an_answer(postgres_url: str) -> None:
+    async with open_store(postgres_url, pool=2, timeout_s=10) as store:
+        await _made(store)
+        for _ in range(2):
+            assert len(await store.states(_entities()[:5])) == 5
+            await _of_the_server(
+                postgres_url,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE application_name = 'paystate' AND datname = current_database()",
+            )
+        assert len(await store.states(_entities()[:5])) == 5
+
+
+async def test_a_statement_that_hangs_is_waited_for_once(postgres_url: str) -> None:
+    database = open_database(postgres_url, pool=2, timeout_s=1)
+    try:
+        with pytest.raises(StoreUnavailable):
+            await database.direct("SELECT pg_sleep(30)")
+        assert [row[0] for row in await database.direct("SELECT 1") or []] == [1]
+    finally:
+        await database.close()
