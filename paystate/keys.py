@@ -184,6 +184,15 @@ class Keys:
         return f"{self.prefix}:heartbeat"
 
     @property
+    def reports(self) -> str:
+        """Return the key of what each process says of itself."""
+        return f"{self.prefix}:reports"
+
+    def reporting(self, process: str) -> str:
+        """Return the key that says that a process has just been reported for."""
+        return f"{self.prefix}:process:{segment(process)}:reporting"
+
+    @property
     def queue(self) -> str:
         """Return the name of the arq queue."""
         return f"{self.prefix}:queue"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Container, MutableMapping
 from typing import Any
 
 import orjson
@@ -264,13 +264,28 @@ class Metrics:
             registry=r,
         )
 
+    def samples(self, names: Container[str]) -> list[tuple[str, dict[str, str], float]]:
+        """Return (name, labels, value) of each sample of `names`.
+
+        As `exposition`: of all web processes of one supervisor where there are more.
+        """
+        return [
+            (sample.name, sample.labels, sample.value)
+            for metric in self._whole().collect()
+            for sample in metric.samples
+            if sample.name in names
+        ]
+
     def exposition(self) -> bytes:
         """Return everything in the format of Prometheus; of all web processes where there are more.
 
         prometheus_client counts in shared files if PROMETHEUS_MULTIPROC_DIR was set at its import.
         """
+        return generate_latest(self._whole())
+
+    def _whole(self) -> CollectorRegistry:
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-            return generate_latest(self.registry)
+            return self.registry
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return registry

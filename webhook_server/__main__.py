@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from paystate.cache.reports import Reporter
 from paystate.connections import REDIS_FAILURES
 from paystate.errors import TransientError
 from paystate.feed import HEARTBEAT_S, beat
@@ -37,9 +38,11 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
             shared=child,
             runner_class=FrontRunner,
         )
+        reporter = Reporter(resources.redis, resources.keys, resources.metrics, "web")
         news = [
             asyncio.create_task(resources.feed.run()),
             asyncio.create_task(_beat(resources)),
+            asyncio.create_task(reporter.report_for_ever()),
         ]
         try:
             log.info("web_listening", addresses=[f"{a[0]}:{a[1]}" for a in runner.addresses],

@@ -8,6 +8,7 @@ from paystate.health import health_routes
 from paystate.links import Links
 from paystate.resources import Resources
 from webhook_server.access import Access
+from webhook_server.board import BoardEndpoints
 from webhook_server.expected import ExpectedEndpoint
 from webhook_server.files import Files
 from webhook_server.front import FRONT
@@ -80,4 +81,5 @@ def _add_pages(app: web.Application, resources: Resources, access: Access) -> No
         ).routes()
     )  # fmt: skip
     app.add_routes(PayEndpoints(links, resources.lookups, resources.feed, files).routes())
+    app.add_routes(BoardEndpoints(resources, access, files).routes())
     app.add_routes(files.routes())

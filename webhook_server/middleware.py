@@ -26,13 +26,17 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 # Asked every few seconds by machines; a line for each would drown the rest.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
-# The questions that come fifty thousand times a minute. What was answered is counted; a line for
-# each costs more than the answer, so there is one with LOG_LEVEL=DEBUG only. Refusals are logged.
+# The questions that come fifty thousand times a minute, and those of pages that are open. What was
+# answered is counted; a line for each costs more than the answer, so there is one with
+# LOG_LEVEL=DEBUG only. Refusals are logged.
 _LOOKUPS = frozenset(
     {
         "/api/payments/{id}/status",
         "/api/payments/by-ref/{tx_ref}/status",
         "/api/payments/status",
+        "/api/board",
+        "/pages/{name}",
+        "/pay/{token}/status",
     }
 )
 

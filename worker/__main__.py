@@ -8,6 +8,7 @@ import sys
 from aiohttp import web
 
 from paystate.audit import open_audit
+from paystate.cache.reports import Reporter
 from paystate.feed import HEARTBEAT_S, beat
 from paystate.health import health_routes
 from paystate.observability import logger
@@ -55,9 +56,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         pruner = Pruner(resources.store, Retention(
             settings.inbox_keep_days, settings.event_keys_keep_days, settings.changes_keep_days
         ))  # fmt: skip
+        reporter = Reporter(resources.redis, resources.keys, resources.metrics, "worker")
         aside = {"wakes": queue.hear_wakes, "audit": auditor.work, "audit_news": auditor.hear,
                  "pruning": PruningLoop(pruner, stop).work,
-                 "reconcile": ReconcileLoop(
+                 "reports": reporter.report_for_ever, "reconcile": ReconcileLoop(
                      resources.reconciliation, stop, every_s=settings.reconcile_every_s
                  ).work}  # fmt: skip
         listening = [asyncio.create_task(forever(n, w, stop)) for n, w in aside.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import sys
 from pathlib import Path
@@ -13,11 +14,15 @@ import click
 from paystate.cli.client import Unreachable, request
 from paystate.cli.devdata import DEFAULT_FOLDER, DataDir
 from paystate.cli.devplan import Plan
+from paystate.keys import DEFAULT_MERCHANT, Entity
+from paystate.links import Links
 
 __all__ = ["banner", "make_example"]
 
 # What stands for a payment in the commands where the sandbox has made none.
 _SAMPLE_ID = "1000001"
+# A link of this evening is tried again tomorrow.
+_LINK_S = 24 * 3600
 
 
 def make_example(plan: Plan) -> str | None:
@@ -41,7 +46,11 @@ def banner(plan: Plan, data: DataDir, example: str | None) -> str:
     """Return the text; only secrets that `paystate dev` made itself are in it."""
     running = plan.running
     token = _shown(plan, data, "API_TOKENS")
+    order = f"demo-{secrets.token_hex(2)}"
+    signing = "" if "API_TOKENS" in running.from_env else f"#token={token}"
     rows = [
+        ("board", f"{running.web}/{signing}"),
+        ("pay page", f"{running.web}{_page(plan, order)}"),
         ("API", running.web),
         ("webhook", running.webhook),
         ("sandbox", f"{running.sandbox}/sandbox" if running.sandbox else "none"),
@@ -55,14 +64,21 @@ def banner(plan: Plan, data: DataDir, example: str | None) -> str:
     bearer = "$API_TOKENS" if "API_TOKENS" in running.from_env else token
     address = f"{running.web}/api/payments/{example or _SAMPLE_ID}/status"
     curl = f'curl -H "Authorization: Bearer {bearer}" {address}'
-    send = f"{program} send --api v3 --status successful"
+    send = f"{program} send --api v3 --tx-ref {order} --status successful"
     send += f"{'' if example else f' --id {_SAMPLE_ID}'}{folder}"
-    commands = [lookup, curl, send] if example else [send, lookup, curl]
+    commands = [send, lookup, curl]
     lines = ["", click.style("paystate is ready.", bold=True, fg="green"), ""]
     lines += [f"  {name:<14} {value}" for name, value in rows]
-    lines += ["", "Try, in another terminal:", *(f"  {text}" for text in commands), ""]
+    lines += ["", "Open the pay page, and in another terminal let its payment come:"]
+    lines += [*(f"  {text}" for text in commands), ""]
     lines += ["Ctrl-C ends it all.", ""]
     return "\n".join(lines)
+
+
+def _page(plan: Plan, tx_ref: str) -> str:
+    """Return the path of a customer's page for a payment that is yet to come."""
+    links = Links(plan.environ["LINK_KEY"].split(","))
+    return f"/pay/{links.make(Entity.reference(DEFAULT_MERCHANT, tx_ref), _LINK_S)[0]}"
 
 
 def _shown(plan: Plan, data: DataDir, name: str) -> str:

@@ -14,6 +14,7 @@ from paystate.store import pruning, reopening
 from paystate.store import rulings as ruling_rows
 from paystate.store.engine import Database
 from paystate.store.inbox import Ending
+from paystate.store.overview import Overview, overview
 from paystate.store.pruning import Prunable, Pruned
 from paystate.store.reopening import Reopened
 from paystate.store.rulings import Ruled, Ruling
@@ -162,6 +163,10 @@ class Operations:
         if wanted.until_ms is not None:
             where.append(inbox.c.received_ms < wanted.until_ms)
         return where
+
+    async def overview(self, merchant: str | None) -> Overview:
+        """Return how things stand; see `paystate.store.overview.overview`."""
+        return await self._database.snapshot(lambda c: overview(c, merchant))
 
     async def event(self, inbox_id: int) -> EventRow | None:
         """Return one event that is about a payment."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import stat
@@ -27,6 +28,7 @@ from paystate.cli.devdata import (
     read_data_dir,
 )
 from paystate.cli.devplan import Options, make_plan
+from paystate.links import Links
 from paystate.settings import Role, load
 
 OPTIONS = Options(host="127.0.0.1", port=8080, rate_per_s=1.0)
@@ -162,9 +164,14 @@ def test_the_banner_has_all_that_is_needed_to_begin(data: DataDir) -> None:
         f"lookup 123456 --data-dir {data.path}",
         "curl",
         "send --api v3",
+        f"{plan.running.web}/#token={data.secrets['API_TOKENS']}",
+        f"{plan.running.web}/pay/",
     ):
         assert needed in text
     assert data.secrets["FLW_SECRET_KEY"] not in text
+    [token] = re.findall(r"/pay/(\S+)", text)
+    [order] = re.findall(r"--tx-ref (\S+)", text)
+    assert Links([data.secrets["LINK_KEY"]]).read(token).entity.id == order
 
 
 def start_valkey(port: int, folder: Path) -> subprocess.Popen[str]:

@@ -1,0 +1,95 @@
+"""The figures of the board: plain functions of what was read."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from paystate.audit import SCALES_S, nines
+from paystate.cache.reports import Report, total
+from paystate.changes import Change, iso_utc
+from paystate.store.overview import Overview
+
+__all__ = ["fleet", "merchant_figures", "quantile"]
+
+# Of the latest payments, those that are listed.
+LISTED = 50
+
+_LOOKUPS = "paystate_lookups_total"
+_SOURCES = ("near", "cache", "database", "provider")
+_CALLS = "paystate_provider_calls_total"
+_AUDIT = "paystate_audit_lookups_total"
+
+
+def quantile(sorted_values: Sequence[int], share: float) -> int | None:
+    """Return the least value that `share` (0 to 1) of the values do not exceed; None of none."""
+    if not sorted_values:
+        return None
+    return sorted_values[max(0, math.ceil(share * len(sorted_values)) - 1)]
+
+
+def merchant_figures(found: Overview | None) -> dict[str, Any]:
+    """Return what the database says, each figure None if it could not be asked."""
+    if found is None:
+        return dict.fromkeys(("as_of", "inbox", "visible", "statuses", "payments"))
+    waits = found.waits_ms
+    return {
+        "as_of": iso_utc(found.now_ms),
+        "inbox": {
+            "open": found.open,
+            "oldest_s": round(found.oldest_ms / 1000, 1),
+            "held": found.held,
+            "dead": found.dead,
+        },
+        "visible": {
+            "events": len(waits),
+            "p50_ms": quantile(waits, 0.5),
+            "p95_ms": quantile(waits, 0.95),
+            "p99_ms": quantile(waits, 0.99),
+        },
+        "statuses": Counter(change.status.value for change in found.payments),
+        "payments": [_listed(change) for change in found.payments[:LISTED]],
+    }
+
+
+def _listed(change: Change) -> dict[str, Any]:
+    """Return a change without its cursor: whoever went on from there could miss others."""
+    return {name: value for name, value in change.to_json().items() if name != "cursor"}
+
+
+def fleet(reports: Sequence[Report]) -> dict[str, Any]:
+    """Return what all processes have counted since each began."""
+    # The audit of a worker looks up too, what nobody has asked for.
+    web = [report for report in reports if report.role == "web"]
+    answered = {source: total(web, _LOOKUPS, source=source) for source in _SOURCES}
+    lookups = sum(answered.values())
+    asked = total(web, _CALLS, purpose="lookup")
+    return {
+        "lookups": {
+            "total": round(lookups),
+            **{source: round(count) for source, count in answered.items()},
+            "hit_rate": (answered["near"] + answered["cache"]) / lookups if lookups else None,
+        },
+        "provider_calls": {
+            "lookup": round(asked),
+            "confirm": round(total(reports, _CALLS, purpose="confirm")),
+            "audit": round(total(reports, _CALLS, purpose="audit")),
+            # Without us, every lookup would be one.
+            "saved": round(max(0.0, lookups - asked)),
+        },
+        "webhooks": round(total(reports, "paystate_webhooks_total")),
+        "streams": round(total(reports, "paystate_subscribers")),
+        "violations": round(total(reports, "paystate_audit_violations_total")),
+        "freshness": {scale: _freshness(reports, scale) for scale in SCALES_S},
+        "processes": [
+            {"name": r.name, "role": r.role, "since": iso_utc(r.since_ms)} for r in reports
+        ],
+    }
+
+
+def _freshness(reports: Sequence[Report], scale: str) -> dict[str, Any]:
+    stale = round(total(reports, _AUDIT, scale=scale, outcome="stale"))
+    checked = round(total(reports, _AUDIT, scale=scale, outcome="fresh")) + stale
+    return {"checked": checked, "stale": stale, "nines": round(nines(checked, stale), 2)}
