@@ -21,6 +21,7 @@ from bench import results
 # `failed`, which says that they show something that must not be.
 BENCHES = (
     "streams", "race", "lookup", "scale", "reader", "ingest", "apply", "latency", "polls", "drill",
+    "pages",
 )  # fmt: skip
 
 
