@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import time
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -15,6 +17,9 @@ from paystate.cli.targets import Target, data_dir_option, find_target
 __all__ = ["command"]
 
 _SHOWN = ("status", "version", "source", "fresh", "as_of", "held", "kind", "tx_ref", "payment_id")
+# The longest that the server waits before it answers with what there is.
+_LONGEST_POLL_S = 25
+_SLACK_S = 10.0
 _COLOURS = {"successful": "green", "failed": "red", "voided": "red"}
 
 
@@ -23,6 +28,14 @@ _COLOURS = {"successful": "green", "failed": "red", "voided": "red"}
 @click.option("--kind", type=click.Choice(["charge", "transfer"]), help="What ID is the id of.")
 @click.option("--ref", is_flag=True, help="ID is a merchant reference (tx_ref).")
 @click.option("--merchant", help="Whose payment it is.")
+@click.option(
+    "--wait",
+    "wait_s",
+    type=click.IntRange(0, 3600),
+    default=0,
+    metavar="SECONDS",
+    help="Wait so long for a status that is final; 0 does not.",
+)
 @click.option("--url", help="Server. Default: 127.0.0.1:$PORT, else a running `paystate dev`.")
 @click.option("--token", help="Bearer token. Default: the first of API_TOKENS that has no name.")
 @data_dir_option
@@ -32,12 +45,15 @@ def command(
     kind: str | None,
     ref: bool,
     merchant: str | None,
+    wait_s: int,
     url: str | None,
     token: str | None,
     data_dir: str,
     as_json: bool,
 ) -> None:
     """Ask a running server for the status of the payment ID.
+
+    With --wait it answers as soon as the payment is settled, or with what it is then.
 
     \b
     Exit codes:
@@ -52,7 +68,7 @@ def command(
     address = _address(target, payment, kind, ref, merchant)
     bearer = target.token(token)
     try:
-        answer = request("GET", address, headers={"Authorization": f"Bearer {bearer}".encode()})
+        answer = _ask(address, bearer, wait_s)
     except Unreachable as e:
         raise Failure(
             f"No server at {target.url} ({e}). Is it running? Start one with `paystate dev`, or "
@@ -66,6 +82,26 @@ def command(
         raise _explained(answer, payment)
     if not as_json:
         _show(found)
+
+
+def _ask(address: str, bearer: str, wait_s: int) -> Answer:
+    """Return the first final answer, or the last one within `wait_s`. Raises Unreachable."""
+    headers = {"Authorization": f"Bearer {bearer}".encode()}
+    until = time.monotonic() + wait_s
+    answer = request("GET", address, headers=headers)
+    while True:
+        found = answer.json()
+        left_s = until - time.monotonic()
+        if answer.status != 200 or left_s <= 0 or found.get("terminal", True):
+            return answer
+        longest_s = min(math.ceil(left_s), _LONGEST_POLL_S)
+        query = urlencode({"wait": longest_s, "after_version": found.get("version", 0)})
+        answer = request(
+            "GET",
+            f"{address}{'&' if '?' in address else '?'}{query}",
+            headers=headers,
+            timeout_s=longest_s + _SLACK_S,
+        )
 
 
 def _address(

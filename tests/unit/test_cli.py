@@ -56,7 +56,7 @@ class Seen:
 
 @dataclass
 class FakeServer:
-    """Answers every request with `status` and `body`, and remembers it.
+    """Answers every request with `status` and `body`, and remembers it; from `script` first.
 
     Under ``/s`` it is a sandbox, and answers 201.
     """
@@ -65,6 +65,7 @@ class FakeServer:
     status: int = 200
     body: bytes = b"{}"
     seen: list[Seen] = field(default_factory=list)
+    script: list[object] = field(default_factory=list)
 
     async def handle(self, request: web.Request) -> web.Response:
         headers = {name.lower(): value for name, value in request.headers.items()}
@@ -73,6 +74,8 @@ class FakeServer:
             Seen(request.method, request.raw_path.partition("?")[0], dict(request.query),
                  headers, body)
         )  # fmt: skip
+        if self.script:
+            self.answer(200, self.script.pop(0))
         status = 201 if request.path.startswith("/s/") else self.status
         return web.Response(status=status, body=self.body, content_type="application/json")
 
@@ -369,6 +372,21 @@ async def test_lookup_shows_the_status_and_how_far_it_is_proven(
     assert seen.headers["authorization"] == f"Bearer {TOKEN}"
     for word in ("successful", "cache", "2026-01-02T03:04:05Z", "order/1"):
         assert word in result.stdout
+
+
+async def test_lookup_waits_for_a_status_that_is_final(run: Run, server: FakeServer) -> None:
+    """It asks on after the version that it has seen, and not at all where that is final."""
+    pending = {**STATUS, "status": "pending", "terminal": False}
+    server.script = [pending, {**pending, "version": 4}, {**STATUS, "version": 5}]
+    result = await run("lookup", "1", "--wait", "60", "--url", server.url, "--token", TOKEN)
+    assert "successful" in result.stdout
+    assert [seen.query for seen in server.seen] == [
+        {}, {"wait": "25", "after_version": "3"}, {"wait": "25", "after_version": "4"},
+    ]  # fmt: skip
+    server.seen.clear()
+    server.answer(200, STATUS)
+    await run("lookup", "1", "--wait", "60", "--url", server.url, "--token", TOKEN)
+    assert len(server.seen) == 1
 
 
 async def test_lookup_by_reference_may_hold_slashes(run: Run, server: FakeServer) -> None:

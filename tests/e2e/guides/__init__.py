@@ -1,0 +1,1 @@
+"""Runs the commands of the guides as they are printed."""
