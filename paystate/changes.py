@@ -94,23 +94,33 @@ class Change:
         except (TypeError, AttributeError, OverflowError):
             raise ValueError("not a change") from None
 
+    @staticmethod
+    def what_of(data: dict[str, Any]) -> tuple[Entity, int, int]:
+        """Return what the public form `data` is about, its version and the one before it.
+
+        Raises ValueError, KeyError or TypeError if that is unsound.
+        """
+        kind = EntityKind.named(data["kind"])
+        version, previous = data["version"], data["previous_version"]
+        for number in (version, previous):
+            if type(number) is not int or not 0 <= number <= _MOST:
+                raise ValueError("a version is a whole number of 64 bits")
+        own_id = data["tx_ref"] if kind is EntityKind.REFERENCE else data["payment_id"]
+        return Entity(data["merchant"], kind, own_id), version, previous
+
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:
-        kind = EntityKind(data["kind"])
-        versions = data["version"], data["previous_version"]
-        if not all(type(version) is int and 0 <= version <= _MOST for version in versions):
-            raise ValueError("a version is a whole number of 64 bits")
-        own_id = data["tx_ref"] if kind is EntityKind.REFERENCE else data["payment_id"]
+        entity, version, previous_version = cls.what_of(data)
         previous = data["previous_status"]
         return cls(
-            entity=Entity(data["merchant"], kind, own_id),
+            entity=entity,
             payment_id=data["payment_id"],
             tx_ref=data["tx_ref"],
             status=Status(data["status"]),
             previous_status=Status(previous) if previous else None,
             terminal=bool(data["terminal"]),
-            version=versions[0],
-            previous_version=versions[1],
+            version=version,
+            previous_version=previous_version,
             changed_ms=round(datetime.fromisoformat(data["changed_at"]).timestamp() * 1000),
             cursor=Cursor.parse(data["cursor"]),
         )

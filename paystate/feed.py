@@ -20,13 +20,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+import hiredis
 import orjson
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from paystate.backoff import delay_s
 from paystate.changes import Change, Cursor
@@ -186,21 +188,31 @@ class Feed:
     def _tell(self, change: Change) -> None:
         """Hand a change to whoever wants it, unless they have been told of as late a one."""
         entity = change.entity
-        if self._near is not None:
-            self._near.heard(change)
-        known = self._versions.get(entity)
-        if known is not None and change.version <= known:
+        if not self._is_news(entity, change.version, change.previous_version):
             return
-        if known is not None and change.previous_version > known:
-            self._metrics.feed_gaps.labels("version").inc()
-            self._resync.set()
-        self._versions[entity] = change.version
-        self._versions.move_to_end(entity)
-        if len(self._versions) > REMEMBERED:
-            self._versions.popitem(last=False)
         for subscription in (*self._by_entity.get(entity, ()), *self._wide):
             if subscription.wanted(change):
                 subscription.offer(change)
+
+    def _is_news(self, entity: Entity, version: int, previous_version: int) -> bool:
+        """Take note of a version; False if as late a one was known. Sees what was missed between.
+
+        This is all that is done for a change to which nobody listens.
+        """
+        if self._near is not None:
+            self._near.overtaken(entity.row_key, version)
+        known = self._versions.get(entity)
+        if known is not None:
+            if version <= known:
+                return False
+            if previous_version > known:
+                self._metrics.feed_gaps.labels("version").inc()
+                self._resync.set()
+            self._versions.move_to_end(entity)
+        self._versions[entity] = version
+        if len(self._versions) > REMEMBERED:
+            self._versions.popitem(last=False)
+        return True
 
     # --- the wire ---
 
@@ -235,23 +247,37 @@ class Feed:
                     self._metrics.feed_gaps.labels("silence").inc()
                     raise TimeoutError("no heartbeat")
                 self._heard_at = time.monotonic()
-                if message["type"] == "subscribe":
-                    self._metrics.feed_gaps.labels("subscribed").inc()
-                    if self._near is not None:
-                        self._near.resubscribed()
-                    self.listening.set()
-                    self._resync.set()
-                elif message["type"] == "message":
-                    self._hear(message["data"])
+                self._take(message)
+                # What has come with it is read without a task and a timeout for each.
+                for reply in _at_hand(pubsub):
+                    if reply[0] == b"message":
+                        self._hear(reply[2])
+                    else:
+                        self._take(await pubsub.handle_message(reply))
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message["type"] == "subscribe":
+            self._metrics.feed_gaps.labels("subscribed").inc()
+            if self._near is not None:
+                self._near.resubscribed()
+            self.listening.set()
+            self._resync.set()
+        elif message["type"] == "message":
+            self._hear(message["data"])
 
     def _hear(self, data: bytes) -> None:
         try:
             body = orjson.loads(data)
-            if "version" in body:
+            if "version" not in body:
+                return
+            entity, version, previous_version = Change.what_of(body)
+            if self._wide or entity in self._by_entity:
                 change = Change.from_json(body)
                 # Its own cursor says that it was committed, not that all before it was published.
                 # A client that goes on from here must be told whatever the wire has lost.
                 self._tell(replace(change, cursor=self._cursor or Cursor()))
+            else:
+                self._is_news(entity, version, previous_version)
         except (ValueError, KeyError, TypeError):
             log.warning("news_unreadable", bytes=len(data))
 
@@ -272,13 +298,19 @@ class Feed:
                 await self._sleep(1.0)
                 self._resync.set()
 
+    async def _begin(self) -> None:
+        """Take the cursor of now; an earlier one that another call has taken meanwhile stays."""
+        now = await self._replay.latest_cursor()
+        if self._cursor is None:
+            self._cursor = now
+
     async def catch_up(self) -> None:
         """Tell of everything in the change log since the last safe cursor.
 
         The first time it only takes the cursor of now, so it must come before anybody listens.
         """
         if self._cursor is None:
-            self._cursor = await self._replay.latest_cursor()
+            await self._begin()
             return
         position = safe = self._cursor
         more = True
@@ -296,6 +328,21 @@ class Feed:
                 self._tell(change)
             position, safe, more = page.position, page.safe, page.more
         self._cursor = safe
+
+
+def _at_hand(pubsub: Any) -> Iterator[Any]:
+    """Yield the replies that have been received behind the one that `pubsub` has just given.
+
+    They lie in hiredis' reader; another parser has none to give. Raises redis-py's ConnectionError
+    for an error reply: the connection is not to be trusted any more.
+    """
+    reader = getattr(getattr(pubsub.connection, "_parser", None), "_reader", None)
+    if not isinstance(reader, hiredis.Reader):
+        return
+    while isinstance(reply := reader.gets(), list):
+        yield reply
+    if isinstance(reply, Exception):
+        raise RedisConnectionError("the server sent an error in place of news")
 
 
 async def replayed(replay: Replay, after: Cursor) -> AsyncIterator[Change]:

@@ -79,12 +79,19 @@ class NearCache(Generic[T]):
 
     def heard(self, change: Change) -> None:
         """Drop what a change has overtaken."""
-        key = change.entity.row_key
+        self.overtaken(change.entity.row_key, change.version)
+
+    def overtaken(self, key: str, version: int) -> None:
+        """Drop what is older than `version`, of which has been heard."""
         held = self._held.get(key)
-        if held is not None and held[2] < change.version:
+        if held is not None and held[2] < version:
             del self._held[key]
-        self._heard[key] = max(change.version, self._heard.get(key, 0))
-        self._heard.move_to_end(key)
+        known = self._heard.get(key)
+        if known is not None:
+            self._heard.move_to_end(key)
+            if version <= known:
+                return
+        self._heard[key] = version
         if len(self._heard) > max(self._size, 1):
             self._heard.popitem(last=False)
 

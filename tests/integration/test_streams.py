@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
+import hiredis
 import orjson
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from paystate.changes import Cursor
-from paystate.feed import Feed, beat
+from paystate.feed import Feed, _at_hand, beat
 from paystate.keys import Entity
 from tests.conftest import Opener
 from tests.harness import TOKEN, World, new_id, open_world
@@ -295,6 +298,74 @@ async def test_news_is_told_once_and_in_the_order_of_versions(open_process: Open
             told = [await news.next(0) for _ in page.changes]
             assert [c.version for c in told if c] == [1, 2]
             assert await news.next(0) is None
+
+
+def _change(number: int, version: int, **more: Any) -> bytes:
+    change = {
+        "payment_id": str(number), "tx_ref": None, "kind": "charge", "merchant": "default",
+        "status": "processing", "previous_status": None, "terminal": False, "version": version,
+        "previous_version": version - 1, "changed_at": "2026-01-02T03:04:05.678Z", "cursor": "1.2",
+    }  # fmt: skip
+    return orjson.dumps(change | more)
+
+
+async def _publish(world: World, *messages: bytes) -> None:
+    """Publish messages that arrive in one piece."""
+    async with world.resources.redis.pipeline(transaction=True) as pipe:
+        for message in messages:
+            pipe.publish(world.resources.keys.all_changes("default"), message)
+        await pipe.execute()
+
+
+async def test_what_comes_while_nobody_listens_is_remembered(open_process: Opener) -> None:
+    """Whoever listens next is not told what is older, and what the wire has lost is missed."""
+    async with open_world(open_process) as world:
+        feed = world.resources.feed
+        feed._poll_s = feed._silence_s = 3600
+        async with feeding(world):
+            number, last = new_id(), new_id()
+            near = world.resources.lookups._near
+            near.put(f"charge:default:{number}", 1, "held", near.ticket())  # type: ignore[arg-type]
+            with feed.subscribe(entity=Entity.from_row_key(f"charge:default:{last}")) as news:
+                await _publish(world, *[_change(number, v) for v in (1, 2)], _change(last, 1))
+                assert (await _next(news)).version == 1  # so all before it has been heard
+            assert near.get(f"charge:default:{number}") is None
+            with feed.subscribe() as news:
+                await _publish(world, _change(number, 1), _change(number, 2), _change(number, 3))
+                assert (await _next(news)).version == 3
+            gaps = feed._metrics.feed_gaps.labels("version")._value
+            before = gaps.get()
+            with feed.subscribe(entity=Entity.from_row_key(f"charge:default:{last}")) as news:
+                await _publish(world, _change(number, 9), _change(last, 2))
+                assert (await _next(news)).version == 2
+            assert gaps.get() == before + 1
+
+
+async def test_news_that_cannot_be_read_stops_nothing(open_process: Opener) -> None:
+    async with open_world(open_process) as world:
+        feed = world.resources.feed
+        async with feeding(world):
+            number = new_id()
+            with feed.subscribe(entity=Entity.from_row_key(f"charge:default:{number}")) as news:
+                await _publish(
+                    world, b"{", b"[]", b'{"version": 1}', _change(1, 2, kind=[]),
+                    _change(1, 2, kind="x"), _change(1, 1.5), _change(1, 2**63),  # type: ignore[arg-type]
+                    _change(number, 1),
+                )  # fmt: skip
+                assert (await _next(news)).version == 1
+
+
+def test_of_what_has_come_together_nothing_is_passed_over() -> None:
+    """News and subscriptions are given in their order; anything else ends the connection."""
+    reader = hiredis.Reader()
+    pubsub = SimpleNamespace(connection=SimpleNamespace(_parser=SimpleNamespace(_reader=reader)))
+    message = b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$1\r\n%d\r\n"
+    subscribed = b"*3\r\n$9\r\nsubscribe\r\n$1\r\nc\r\n:1\r\n"
+    reader.feed(message % 1 + subscribed + message % 2 + (message % 3)[:20])
+    assert [reply[2] for reply in _at_hand(pubsub)] == [b"1", 1, b"2"]
+    reader.feed((message % 3)[20:] + b"-LOADING no\r\n")
+    with pytest.raises(RedisConnectionError):
+        list(_at_hand(pubsub))
 
 
 async def test_one_heartbeat_serves_all_processes(open_process: Opener) -> None:
