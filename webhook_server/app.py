@@ -11,7 +11,8 @@ from webhook_server.access import Access
 from webhook_server.board import BoardEndpoints
 from webhook_server.expected import ExpectedEndpoint
 from webhook_server.files import Files
-from webhook_server.front import FRONT
+from webhook_server.front import FRONT, INTAKE
+from webhook_server.intake import Intake
 from webhook_server.links import LinkEndpoints
 from webhook_server.middleware import surround
 from webhook_server.operations import OperationEndpoints
@@ -19,7 +20,7 @@ from webhook_server.pay import PayEndpoints
 from webhook_server.payments import PaymentEndpoints
 from webhook_server.streams import StreamEndpoints
 from webhook_server.unsettled import UnsettledEndpoint
-from webhook_server.webhooks import WebhookEndpoint
+from webhook_server.webhooks import WebhookEndpoint, WebhookReader
 
 __all__ = ["make_app"]
 
@@ -31,12 +32,11 @@ def make_app(resources: Resources) -> web.Application:
         middlewares=[surround(resources.metrics, verbose=settings.log_level == "DEBUG")],
         client_max_size=settings.max_body_bytes,
     )
-    webhooks = WebhookEndpoint(
+    reader = WebhookReader(
         {name: merchant.secret_hashes for name, merchant in settings.merchants.items()},
-        resources.recorder,
-        resources.metrics,
         max_body_bytes=settings.max_body_bytes,
     )
+    webhooks = WebhookEndpoint(reader, resources.recorder, resources.metrics)
     access, merchants = Access(settings.api_tokens), tuple(settings.merchants)
     payments = PaymentEndpoints(
         resources.lookups,
@@ -48,6 +48,7 @@ def make_app(resources: Resources) -> web.Application:
     )
     if settings.log_level != "DEBUG":  # which wants a line of every lookup
         app[FRONT] = payments
+        app[INTAKE] = Intake(reader, resources.recorder, resources.metrics)
     streams = StreamEndpoints(resources.feed, resources.lookups, resources.store, access, merchants)
     app.add_routes(health_routes(resources))
     app.add_routes(

@@ -1,12 +1,13 @@
-"""In front of aiohttp: the same caller's next question.
+"""In front of aiohttp: the same caller's next question, and webhooks that come whole.
 
 A connection asks again and again with the same headers, and only the payment changes. Once aiohttp
 has parsed such a request, the handlers have let its caller in, and a `Prepared` answer has been
 sent, whatever follows the first line of that request is known, byte for byte, to be the headers of
 a plain GET by a caller who may ask. A later request that is those very bytes after another first
 line needs no parser, router or middleware: it is answered from the near cache at once, or by the
-same lookup as any other, with what comes next on the connection held back meanwhile. Everything
-else goes to aiohttp as it came, and so does a question whose lookup has failed, to say why.
+same lookup as any other, with what comes next on the connection held back meanwhile. So is a
+webhook that `webhook_server.intake` takes. Everything else goes to aiohttp as it came, and so does
+a question whose lookup has failed, or a webhook that could not be recorded, to say why.
 
 aiohttp's parser must be between two requests when it is passed over. It is, as long as each piece
 of data that it was given was one whole GET without a body that has been answered; a connection on
@@ -18,14 +19,26 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from aiohttp import web
 
+from paystate.errors import PaystateError
 from webhook_server.prepared import Made
 
-__all__ = ["FRONT", "Failure", "Front", "FrontHandler", "FrontRunner", "take_failure"]
+__all__ = [
+    "FRONT",
+    "INTAKE",
+    "Failure",
+    "Front",
+    "FrontHandler",
+    "FrontRunner",
+    "Intake",
+    "Taken",
+    "take_failure",
+]
 
 
 class Front(Protocol):
@@ -38,6 +51,31 @@ class Front(Protocol):
         """Return the answer, and count it. Raises what `Lookups` does, and counts nothing then."""
 
 
+class Taken(Protocol):
+    """A webhook that is being recorded, since `started_s` (by `time.perf_counter`)."""
+
+    started_s: float
+    recorded: asyncio.Future[Any]
+
+    @property
+    def fields(self) -> Mapping[str, object]:
+        """What to log of it."""
+
+    def answer(self) -> Made:
+        """Return the answer to a webhook that is `recorded`, and tell of it.
+
+        Raises PaystateError if it could not be recorded.
+        """
+
+
+class Intake(Protocol):
+    """What takes webhooks."""
+
+    def take(self, data: bytes) -> Taken | None:
+        """Begin to record the webhook that `data` is; None if `data` is no plain one to record."""
+
+
+INTAKE: web.AppKey[Intake] = web.AppKey("intake", Intake)
 FRONT: web.AppKey[Front] = web.AppKey("front", Front)
 
 _LINE = re.compile(rb"GET /api/payments/(by-ref/)?([0-9A-Za-z_-]{1,200})/status HTTP/1\.1")
@@ -46,22 +84,27 @@ _END = b"\r\n\r\n"
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a question has no answer, and when it was asked (by `time.perf_counter`)."""
+    """Why a request has no answer, when it came (by `time.perf_counter`), and what to log of it."""
 
     error: Exception
     asked_s: float
+    fields: Mapping[str, object] = field(default_factory=dict)
 
 
 class FrontHandler(web.RequestHandler):
     """One connection."""
 
     __slots__ = (
-        "_asked", "_between", "_early", "_front", "_known", "_merchant", "_question", "failure",
+        "_asked", "_between", "_early", "_front", "_intake", "_known", "_merchant", "_question",
+        "failure",
     )  # fmt: skip
 
-    def __init__(self, manager: web.Server, *, front: Front, **options: Any) -> None:
+    def __init__(
+        self, manager: web.Server, *, front: Front, intake: Intake | None, **options: Any
+    ) -> None:
         super().__init__(manager, **options)
         self._front = front
+        self._intake = intake
         # Whether aiohttp's parser and its answers are between two requests.
         self._between = True
         # What followed the first line of the request that aiohttp has now, if it was one whole GET.
@@ -69,10 +112,10 @@ class FrontHandler(web.RequestHandler):
         # What followed it in a request that was let in, and whose payments it may ask for.
         self._known: bytes | None = None
         self._merchant = ""
-        # The lookup under way, and the pieces that have come since it began.
-        self._question: asyncio.Task[None] | None = None
+        # The lookup or the recording under way, and the pieces that have come since it began.
+        self._question: asyncio.Future[Any] | None = None
         self._early: list[bytes] = []
-        # Of the question that aiohttp has been given.
+        # Of the request that aiohttp has been given.
         self.failure: Failure | None = None
 
     def data_received(self, data: bytes) -> None:
@@ -85,6 +128,8 @@ class FrontHandler(web.RequestHandler):
             line = _LINE.fullmatch(data, 0, len(data) - len(known))
             if line is not None and self._answer(line, data):
                 return
+        if self._between and data.startswith(b"POST ") and self._take(data):
+            return
         self._hand_over(data)
 
     def _hand_over(self, data: bytes) -> None:
@@ -115,15 +160,46 @@ class FrontHandler(web.RequestHandler):
             made = await self._front.find(self._merchant, own_id, is_reference=is_reference)
         except Exception as e:
             self.failure = Failure(e, asked_s)
+        self._answered_with(made, data)
+
+    def _take(self, data: bytes) -> bool:
+        """Begin to record a webhook; False if `data` is none that can be taken here."""
+        transport = self.transport
+        if self._force_close or self._close or transport is None or self.writing_paused:
+            return False
+        taken = self._intake.take(data) if self._intake is not None else None
+        if taken is None:
+            return False
+        self._question = taken.recorded
+        taken.recorded.add_done_callback(lambda _: self._recorded(taken, data))
+        return True
+
+    def _recorded(self, taken: Taken, data: bytes) -> None:
+        """Acknowledge a webhook; if it could not be recorded, have aiohttp say why."""
+        made: Made | None = None
+        try:
+            made = taken.answer()
+        except PaystateError as e:
+            self.failure = Failure(e, taken.started_s, taken.fields)
+        self._answered_with(made, data)
+
+    def _answered_with(self, made: Made | None, data: bytes) -> None:
+        """Send what has been made; if nothing has, hand the request to aiohttp. Then go on."""
         self._question = None
         if self.transport is None:
             return  # the caller has gone
         if made is not None:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
             self.transport.write(made.wire())
         else:
             self._hand_over(data)
         if self._early:
             self._go_on()
+
+    def _process_keepalive(self) -> None:
+        if self._question is not None:  # not idle
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()
 
     def _hold_back(self, data: bytes) -> None:
         if not self._early and self.transport is not None:
@@ -173,19 +249,22 @@ def _after_first_line(data: bytes) -> bytes | None:
 class _FrontServer(web.Server):
     """Makes a `FrontHandler` for each connection."""
 
-    def __init__(self, server: web.Server, front: Front) -> None:
+    def __init__(self, server: web.Server, front: Front, intake: Intake | None) -> None:
         options = server._kwargs  # noqa: SLF001 - aiohttp has no other way to exchange its protocol
         super().__init__(server.request_handler, request_factory=server.request_factory, **options)
         self._front = front
+        self._intake = intake
 
     def __call__(self) -> FrontHandler:
-        return FrontHandler(self, loop=self._loop, front=self._front, **self._kwargs)
+        return FrontHandler(
+            self, loop=self._loop, front=self._front, intake=self._intake, **self._kwargs
+        )
 
 
 class FrontRunner(web.AppRunner):
-    """Runs an application behind its `FRONT`, if it has one."""
+    """Runs an application behind its `FRONT` and its `INTAKE`, if it has a front."""
 
     async def _make_server(self) -> web.Server:
         server = await super()._make_server()
         front = self.app.get(FRONT)
-        return server if front is None else _FrontServer(server, front)
+        return server if front is None else _FrontServer(server, front, self.app.get(INTAKE))

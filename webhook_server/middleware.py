@@ -66,6 +66,7 @@ def surround(metrics: Metrics, *, verbose: bool) -> Middleware:
         try:
             if failure is not None:
                 started = failure.asked_s
+                fields |= failure.fields
                 raise failure.error
             response = await handler(request)
         except PaystateError as e:

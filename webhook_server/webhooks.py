@@ -4,6 +4,8 @@ No provider is called here and nothing is decided: a genuine event is committed 
 cache is told, and Flutterwave gets its 200. Everything that could be wrong with a body ends in a
 200 or a 4xx; the only 5xx is the 503 of a database that could not record it, so that Flutterwave
 sends it again.
+
+Most webhooks do not come this way but by `webhook_server.intake`, which is made of the same steps.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from aiohttp import web
 from paystate.errors import PaystateError, StoreUnavailable
 from paystate.flutterwave.exact import read_body
 from paystate.flutterwave.payloads import parse_event
-from paystate.flutterwave.signatures import SignatureVerifier
+from paystate.flutterwave.signatures import Headers, SignatureVerifier
 from paystate.keys import DEFAULT_MERCHANT
 from paystate.observability import Metrics, logger
 from paystate.payments.recording import Recorder, new_event
@@ -27,32 +29,47 @@ from webhook_server.bodies import read_within
 from webhook_server.middleware import LOG_FIELDS
 from webhook_server.problems import Refused
 
-__all__ = ["WebhookEndpoint"]
+__all__ = ["WebhookEndpoint", "WebhookReader", "not_recorded", "outcome", "said_by"]
 
 log = logger()
 
 
-class WebhookEndpoint:
-    """Receives the webhooks of all merchants."""
+class WebhookReader:
+    """Tells genuine webhooks from others, and what they say.
 
-    def __init__(
-        self,
-        secrets: Mapping[str, tuple[str, ...]],
-        recorder: Recorder,
-        metrics: Metrics,
-        *,
-        max_body_bytes: int,
-    ) -> None:
+    `secrets` are the live ones of each merchant.
+    """
+
+    def __init__(self, secrets: Mapping[str, tuple[str, ...]], *, max_body_bytes: int) -> None:
         self._verifiers = {name: SignatureVerifier(hashes) for name, hashes in secrets.items()}
+        self.max_body_bytes = max_body_bytes
+
+    def verifier(self, merchant: str) -> SignatureVerifier:
+        """Return what verifies the webhooks of `merchant`. Raises Refused (404)."""
+        verifier = self._verifiers.get(merchant)
+        if verifier is None:
+            raise Refused(404, "unknown_merchant", "no such merchant is configured")
+        return verifier
+
+    def read(self, merchant: str, raw: bytes, headers: Headers, content_type: str) -> Event:
+        """Return what a webhook says. Raises Refused, SignatureRejected and BodyRejected."""
+        api = self.verifier(merchant).verify(raw, headers)
+        return parse_event(api, read_body(raw, content_type), raw)
+
+
+class WebhookEndpoint:
+    """Receives the webhooks of all merchants, as a handler of aiohttp's."""
+
+    def __init__(self, reader: WebhookReader, recorder: Recorder, metrics: Metrics) -> None:
+        self._reader = reader
         self._recorder = recorder
         self._metrics = metrics
-        self._max_body_bytes = max_body_bytes
 
     async def receive(self, request: web.Request) -> web.Response:
         """Answer one webhook."""
         started = time.perf_counter()
         try:
-            outcome, reason = await self._receive(request)
+            status, reason = await self._receive(request)
         except PaystateError as e:
             self._metrics.webhooks.labels("refused", e.reason).inc()
             raise
@@ -62,48 +79,58 @@ class WebhookEndpoint:
         except TimeoutError:
             self._metrics.webhooks.labels("refused", "slow_body").inc()
             raise
-        self._metrics.webhooks.labels(outcome, reason).inc()
+        self._metrics.webhooks.labels(status, reason).inc()
         self._metrics.webhook_seconds.observe(time.perf_counter() - started)
-        request[LOG_FIELDS] |= {"outcome": outcome, "why": reason}
+        request[LOG_FIELDS] |= {"outcome": status, "why": reason}
         return web.Response(
-            body=orjson.dumps({"status": outcome, "reason": reason}),
+            body=orjson.dumps({"status": status, "reason": reason}),
             content_type="application/json",
         )
 
     async def _receive(self, request: web.Request) -> tuple[str, str]:
         merchant = request.match_info.get("merchant", DEFAULT_MERCHANT)
-        verifier = self._verifiers.get(merchant)
-        if verifier is None:
-            raise Refused(404, "unknown_merchant", "no such merchant is configured")
+        self._reader.verifier(merchant)  # before the body is read, and the name is logged
         request[LOG_FIELDS]["merchant"] = merchant
-        raw = await read_within(request, self._max_body_bytes)
-        api = verifier.verify(raw, request.headers)
-        event = parse_event(api, read_body(raw, request.content_type), raw)
-        request[LOG_FIELDS] |= {"api": api.value, "event_type": event.type}
-        return await self._record(merchant, event, request)
-
-    async def _record(self, merchant: str, event: Event, request: web.Request) -> tuple[str, str]:
-        subject = event.subject
-        if isinstance(subject, Ignored):
-            if not subject.stored:
-                return "ignored", subject.reason
-        else:
-            request[LOG_FIELDS] |= {"kind": subject.kind.value, "payment_id": subject.payment_id,
-                               "payment_status": subject.status.value}  # fmt: skip
+        raw = await read_within(request, self._reader.max_body_bytes)
+        event = self._reader.read(merchant, raw, request.headers, request.content_type)
+        request[LOG_FIELDS] |= said_by(event)
+        if isinstance(event.subject, Ignored) and not event.subject.stored:
+            return "ignored", event.subject.reason
         recorded = await self._commit(merchant, event)
         request[LOG_FIELDS]["inbox_id"] = recorded.inbox_id
-        if isinstance(subject, Ignored):
-            return "ignored", subject.reason
-        return ("duplicate", "seen_before") if recorded.duplicate else ("recorded", "new")
+        return outcome(event, recorded)
 
     async def _commit(self, merchant: str, event: Event) -> Recorded:
         """Record the event. A caller that hangs up does not undo what is being committed."""
         try:
             return await self._recorder.record(new_event(merchant, event))
-        except PaystateError:
-            raise
         except Exception as e:
-            # Not the database's absence but its refusal, or a fault of ours: not recorded, so it
-            # must come again.
-            log.error("webhook_not_recorded", error=type(e).__name__, event_type=event.type)
-            raise StoreUnavailable("not_recorded", "the event could not be recorded") from e
+            raise not_recorded(event, e) from e
+
+
+def said_by(event: Event) -> dict[str, object]:
+    """Return what is logged of a webhook."""
+    fields: dict[str, object] = {"api": event.api.value, "event_type": event.type}
+    subject = event.subject
+    if not isinstance(subject, Ignored):
+        fields["kind"] = subject.kind.value
+        fields["payment_id"] = subject.payment_id
+        fields["payment_status"] = subject.status.value
+    return fields
+
+
+def outcome(event: Event, recorded: Recorded) -> tuple[str, str]:
+    """Return what became of a webhook that was recorded, and why."""
+    if isinstance(event.subject, Ignored):
+        return "ignored", event.subject.reason
+    return ("duplicate", "seen_before") if recorded.duplicate else ("recorded", "new")
+
+
+def not_recorded(event: Event, error: BaseException) -> PaystateError:
+    """Return the error to answer with where an event could not be recorded."""
+    if isinstance(error, PaystateError):
+        return error
+    # Not the database's absence but its refusal, or a fault of ours: not recorded, so it must come
+    # again.
+    log.error("webhook_not_recorded", error=type(error).__name__, event_type=event.type)
+    return StoreUnavailable("not_recorded", "the event could not be recorded")

@@ -157,6 +157,10 @@ class Recorder:
         """
         return await (self._commits if enqueue else self._observations)(event)
 
+    def submit(self, event: NewEvent) -> asyncio.Future[Recorded]:
+        """Return the future of `record`, without a task to wait in."""
+        return self._commits.submit(event)
+
     async def _tell(self, _: Sequence[NewEvent], recorded: Sequence[Recorded]) -> None:
         """Mark what a commit has changed; where that cannot be, wait out what may be served."""
         committed = self._clock()
