@@ -37,8 +37,15 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
         web, port = await stage.part("webhook_server")
         async with stage.peer("bare", secret=SECRET) as bare:
             ports = {"ours": port, "bare": (await line_of(bare))["port"]}
-            processes = {"ours": psutil.Process(web.pid), "bare": psutil.Process(bare.pid)}
-            cpu_us: dict[str, list[float]] = {name: [] for name in ports}
+            processes = {
+                "ours": {
+                    "ours": web.pid,
+                    "postgres": stage.postgres.child.pid,
+                    "valkey": stage.valkey.child.pid,
+                },
+                "bare": {"bare": bare.pid},
+            }
+            cpu_us: dict[str, list[float]] = {n: [] for each in processes.values() for n in each}
             first = 1
             for one in ports.values():
                 await _blast(stage, one, first, WARM_S, options.connections)
@@ -47,10 +54,11 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
             refused = 0.0
             for _ in range(options.rounds):
                 for name, one in ports.items():
-                    before = _cpu_s(processes[name])
+                    before = {part: _cpu_s(pid) for part, pid in processes[name].items()}
                     said = await _blast(stage, one, first, options.seconds, options.connections)
-                    used_s = _cpu_s(processes[name]) - before
-                    cpu_us[name].append(used_s * 1e6 / said["accepted"])
+                    for part, pid in processes[name].items():
+                        used_s = _cpu_s(pid) - before[part]
+                        cpu_us[part].append(used_s * 1e6 / said["accepted"])
                     first += 10_000_000
                     rates[name].append(said["per_s"])
                     refused += said["refused"]
@@ -69,9 +77,11 @@ async def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
+def _cpu_s(pid: int) -> float:
+    """Return what a process and those that it has started have used."""
+    process = psutil.Process(pid)
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return float(sum(each.user + each.system for each in times))
 
 
 async def _blast(
@@ -91,5 +101,7 @@ def table(figures: dict[str, Any]) -> str:
         ("bare aiohttp POST, HMAC alone", figures["bare_hmac_per_s"], used["bare"]),
     )
     lines = [f"{name:36}{rate:>12}{cpu_us:>13}" for name, rate, cpu_us in rows]
+    lines.append(f"{'PostgreSQL, for each of ours':48}{used['postgres']:>13}")
+    lines.append(f"{'Valkey, for each of ours':48}{used['valkey']:>13}")
     lines.append(f"ratio {figures['ratio_to_bare_hmac']}, {figures['refused']} refused")
     return "\n".join(lines)
