@@ -175,6 +175,8 @@ def _refuse_replica(connection: Any, _record: Any) -> None:
             )
     finally:
         cursor.close()
+        # The question has begun a transaction. Whoever goes past SQLAlchemy would not end it.
+        connection.rollback()
 
 
 def _sqlite(target: URL, pool: int, timeout_s: float) -> AsyncEngine:
