@@ -16,7 +16,7 @@ from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.gate import Purpose
 from paystate.keys import Entity, EntityKind, Keys
 from paystate.observability import Metrics, logger
-from paystate.payments.observing import Observer
+from paystate.payments.observing import Observation, Observer
 from paystate.payments.recording import Recorder
 from paystate.payments.settling import Provider, Settler
 from paystate.state import EntityState
@@ -133,7 +133,7 @@ class Asker:
         payment = Entity.payment(entity.merchant, found.kind, found.payment_id)
         if entity.is_reference:
             state = (await self._store.states([payment])).get(payment)
-        await self._observer.observe(entity.merchant, found, state)
+        await self._observer.observe([Observation(entity.merchant, found, state)])
         return Asked(Outcome.ANSWERED, True)
 
     async def _call(self, entity: Entity, provider: Provider) -> PaymentUpdate | None:

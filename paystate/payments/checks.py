@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.gate import Purpose
 from paystate.keys import Entity
 from paystate.observability import Metrics, logger
-from paystate.payments.observing import Observer
+from paystate.payments.observing import Observation, Observer
 from paystate.payments.recording import Recorder, silence
 from paystate.payments.settling import Provider, Settler
 from paystate.state import EntityState
@@ -25,7 +25,7 @@ from paystate.store import Store
 from paystate.store.unsettled import Check, Checked
 from paystate.updates import Kind, PaymentUpdate
 
-__all__ = ["Batch", "Checker", "Report", "gap_s"]
+__all__ = ["Batch", "Checker", "Report", "Subject", "gap_s"]
 
 log = logger()
 
@@ -127,16 +127,29 @@ class Checker:
             return IMPOSSIBLE
         return await provider.client.payment(kind, entity.id, purpose=Purpose.RECONCILE)
 
-    async def observe(self, entity: Entity, found: PaymentUpdate) -> tuple[bool, EntityState]:
-        """Bring an answer into the database; return whether it changed anything, and the row."""
-        payment = Entity.payment(entity.merchant, found.kind, found.payment_id)
-        state = (await self._store.states([payment])).get(payment)
-        changed = False
-        if state is None or not state.open_events:
-            changed = await self._observer.observe(entity.merchant, found, state, type_="reconcile")
-        if changed and is_terminal(found.status):
-            self._metrics.reconcile_found.labels("question").inc()
-        return changed, (await self._store.states([entity]))[entity]
+    async def observe(
+        self, found: Mapping[Entity, PaymentUpdate]
+    ) -> tuple[int, dict[Entity, EntityState]]:
+        """Bring answers into the database, by what was asked about.
+
+        Returns how many changed anything, and the rows of what was asked about as they are now.
+        Raises StoreUnavailable.
+        """
+        payments = {
+            entity: Entity.payment(entity.merchant, update.kind, update.payment_id)
+            for entity, update in found.items()
+        }
+        states = await self._store.states(list(payments.values()))
+        observations = [
+            Observation(entity.merchant, update, state)
+            for entity, update in found.items()
+            if (state := states.get(payments[entity])) is None or not state.open_events
+        ]
+        brought = await self._observer.observe(observations, type_="reconcile")
+        for one, changed in zip(observations, brought, strict=True):
+            if changed and is_terminal(one.found.status):
+                self._metrics.reconcile_found.labels("question").inc()
+        return sum(brought), await self._store.states(list(found))
 
     async def heed_silence(self, check: Check, state: EntityState, *, heard: bool) -> bool:
         """Say whether nothing that settles this has been heard for too long.
@@ -153,6 +166,16 @@ class Checker:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What one check is about: its row now, and when to ask again if it does not settle."""
+
+    check: Check
+    state: EntityState | None
+    is_expected: bool
+    wait_ms: int
+
+
 class Batch:
     """Checks that were claimed together: no more than `AT_ONCE` questions are under way."""
 
@@ -162,44 +185,73 @@ class Batch:
         self._asking = asyncio.Semaphore(AT_ONCE)
         self._failures: Counter[str] = Counter()
 
-    async def check(
-        self, check: Check, state: EntityState | None, *, is_expected: bool, wait_ms: int
-    ) -> Checked | None:
-        """Return what a check came to, None if it was left for later.
+    async def check(self, subjects: Sequence[Subject]) -> list[Checked]:
+        """Return what checks came to; those that are missing were left for later.
 
-        `state` is its row, `wait_ms` when to ask again if it does not settle.
+        Asks about all of them, then brings in the answers together. Raises StoreUnavailable.
         """
-        if state is None or _has_settled(state, is_expected):
+        asked = await asyncio.gather(*(self._ask(subject) for subject in subjects))
+        answers = {
+            subject.check.entity: answer
+            for subject, answer in zip(subjects, asked, strict=True)
+            if isinstance(answer, PaymentUpdate)
+        }
+        changed, states = await self._checker.observe(answers) if answers else (0, {})
+        self._report.found += changed
+        checked = []
+        for subject, answer in zip(subjects, asked, strict=True):
+            if isinstance(answer, _Left):
+                continue
+            if isinstance(answer, Checked):
+                checked.append(answer)
+                continue
+            state = states.get(subject.check.entity, subject.state)
+            checked.append(await self._answered(subject, state, answer))
+        return checked
+
+    async def _ask(self, subject: Subject) -> Checked | PaymentUpdate | str | _Left | None:
+        """Return what is known without asking, or the answer."""
+        check, state = subject.check, subject.state
+        if state is None or _has_settled(state, subject.is_expected):
             return Checked(check.entity, SETTLED, None)
         if state.open_events:  # a worker is on it
-            return Checked(check.entity, OPEN, wait_ms)
+            return Checked(check.entity, OPEN, subject.wait_ms)
         async with self._asking:
             if check.entity.merchant in self._report.put_off:
-                return None
+                return _LEFT
             try:
                 found = await self._checker.ask(check.entity)
             except (ProviderUnavailable, ProviderRejected) as e:
-                return self._unanswered(check, e.reason, wait_ms)
+                return self._unanswered(check, e.reason, subject.wait_ms)
         self._failures.pop(check.entity.merchant, None)
         self._report.asked += found != IMPOSSIBLE
-        outcome, heard = found if isinstance(found, str) else NOT_FOUND, False
-        if isinstance(found, PaymentUpdate):
-            outcome, heard = found.status.value, True
-            changed, state = await self._checker.observe(check.entity, found)
-            self._report.found += changed
-            if _has_settled(state, is_expected):
-                return Checked(check.entity, outcome, None)
+        return found
+
+    async def _answered(
+        self, subject: Subject, state: EntityState | None, found: PaymentUpdate | str | None
+    ) -> Checked:
+        check, heard = subject.check, isinstance(found, PaymentUpdate)
+        outcome = found.status.value if isinstance(found, PaymentUpdate) else found or NOT_FOUND
+        if state is None or _has_settled(state, subject.is_expected):
+            return Checked(check.entity, outcome, None)
         silent = await self._checker.heed_silence(check, state, heard=heard)
         self._report.flagged += silent and check.flagged_ms is None
-        return Checked(check.entity, outcome, wait_ms, silent)
+        return Checked(check.entity, outcome, subject.wait_ms, silent)
 
-    def _unanswered(self, check: Check, reason: str, wait_ms: int) -> Checked | None:
+    def _unanswered(self, check: Check, reason: str, wait_ms: int) -> Checked | _Left:
         merchant = check.entity.merchant
         self._failures[merchant] += 1
         if reason in _HOPELESS or self._failures[merchant] >= MOST_FAILURES:
             self._report.put_off[merchant] = reason
-            return None
+            return _LEFT
         return Checked(check.entity, f"provider_{reason}", wait_ms)
+
+
+class _Left:
+    """Stands for what was left for later."""
+
+
+_LEFT = _Left()
 
 
 def _has_settled(state: EntityState, is_expected: bool) -> bool:

@@ -10,7 +10,6 @@ that does not is read to its end.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 
 from paystate.errors import ProviderRejected, ProviderUnavailable
@@ -20,13 +19,13 @@ from paystate.flutterwave.listing import ListPage, made_ms
 from paystate.keys import Entity
 from paystate.observability import Metrics, logger
 from paystate.payments.checks import Report
-from paystate.payments.observing import Observer, differs
+from paystate.payments.observing import Observation, Observer
 from paystate.payments.recording import Recorder
 from paystate.payments.settling import Provider, Settler
 from paystate.status import is_terminal
 from paystate.store import Store
 from paystate.store.listings import Listing
-from paystate.updates import Api, PaymentUpdate
+from paystate.updates import Api
 
 __all__ = ["Lister"]
 
@@ -37,7 +36,6 @@ CLAIM_MS = 60_000
 OVERLAP_MS = 2 * 60 * 1000
 # Of one list in one pass: the rest of the budget is for questions.
 MOST_PAGES = 50
-AT_ONCE = 8
 
 
 class Lister:
@@ -136,23 +134,17 @@ class Lister:
             if (made_ms(update) or 0) <= until_ms
         }
         states = await self._store.states(list(by_entity))
-        room = asyncio.Semaphore(AT_ONCE)
-
-        async def bring(entity: Entity, update: PaymentUpdate) -> bool:
-            state = states.get(entity)
-            # While an event is open, a worker asks, and knows more than a list does.
-            if not differs(state, update) or (state is not None and state.open_events):
-                return False
-            async with room:
-                return await self._observer.observe(merchant, update, state, type_="listing")
-
-        brought = await asyncio.gather(
-            *(bring(e, u) for e, u in by_entity.items()), return_exceptions=True
-        )
-        for update, outcome in zip(by_entity.values(), brought, strict=True):
-            if isinstance(outcome, BaseException):
-                raise outcome  # once all have ended; the page is read again
-            report.found_in_lists += outcome
-            # Of what is pending, no webhook need have told.
-            if outcome and is_terminal(update.status):
-                self._metrics.reconcile_found.labels("list").inc()
+        # While an event is open, a worker asks, and knows more than a list does.
+        observations = [
+            Observation(merchant, update, state)
+            for entity, update in by_entity.items()
+            if (state := states.get(entity)) is None or not state.open_events
+        ]
+        brought = await self._observer.observe(observations, type_="listing")
+        report.found_in_lists += sum(brought)
+        # Of what is pending, no webhook need have told.
+        settled = [
+            one for one, changed in zip(observations, brought, strict=True)
+            if changed and is_terminal(one.found.status)
+        ]  # fmt: skip
+        self._metrics.reconcile_found.labels("list").inc(len(settled))

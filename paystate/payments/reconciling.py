@@ -8,14 +8,13 @@ like everything else that changes a status.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import time
 from collections.abc import Callable, Sequence
 
 from paystate.keys import Entity
 from paystate.observability import Metrics
-from paystate.payments.checks import Batch, Checker, Report, gap_s
+from paystate.payments.checks import Batch, Checker, Report, Subject, gap_s
 from paystate.payments.interest import Interest
 from paystate.store import Store
 from paystate.store.unsettled import Check, Checked, Narrowed
@@ -120,44 +119,35 @@ class Reconciler:
         entities = [check.entity for check in checks]
         states = await self._store.states(entities)
         expected = await self._store.expectations.of([e for e in entities if e.is_reference])
-        batch, urgent = Batch(self._checker, report), keys is not None
-        try:
-            checked = await asyncio.gather(
-                *(
-                    batch.check(
-                        check,
-                        states.get(check.entity),
-                        is_expected=check.entity in expected,
-                        wait_ms=self._wait_ms(check, urgent=urgent),
-                    )
-                    for check in checks
-                ),
-                return_exceptions=True,
+        urgent = keys is not None
+        subjects = [
+            Subject(
+                check,
+                states.get(check.entity),
+                check.entity in expected,
+                self._wait_ms(check, urgent=urgent),
             )
-        except asyncio.CancelledError:
-            await self._store.unsettled.let_go(entities)
-            raise
-        await self._finish(entities, checked, report)
+            for check in checks
+        ]
+        done: list[Checked] = []
+        try:
+            done = await Batch(self._checker, report).check(subjects)
+        finally:  # what has not come to anything is anybody's again
+            await self._finish(entities, done, report)
         return len(checks)
 
     async def _finish(
-        self,
-        entities: Sequence[Entity],
-        checked: Sequence[Checked | BaseException | None],
-        report: Report,
+        self, entities: Sequence[Entity], done: Sequence[Checked], report: Report
     ) -> None:
-        """Write down what checks came to, let go of the others, and raise what one of them did."""
-        done = [one for one in checked if isinstance(one, Checked)]
+        """Write down what checks came to, and let go of the others."""
         for one in done:
             report.outcomes[one.outcome] += 1
             self._metrics.reconciled.labels(one.outcome).inc()
         report.checked += len(done)
-        await self._store.unsettled.finish(done)
         finished = {one.entity for one in done}
+        if done:
+            await self._store.unsettled.finish(done)
         await self._store.unsettled.let_go([e for e in entities if e not in finished])
-        for failed in checked:
-            if isinstance(failed, BaseException):
-                raise failed
 
     def _wait_ms(self, check: Check, *, urgent: bool) -> int:
         """Return how long to wait before the next question."""
