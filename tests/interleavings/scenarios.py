@@ -223,7 +223,7 @@ def _registration_and_webhook(world: World) -> None:
 
 def _registration_of_the_known(world: World) -> None:
     registration(world, entity=3)
-    reader(world, times=2, entity=3)
+    reader(world, entity=3)
 
 
 SCENARIOS = {
@@ -256,7 +256,7 @@ SCENARIOS = {
                  lease=False),
         Scenario("registered", "a registration, a webhook of that reference, and a lookup of it",
                  _registration_and_webhook, pending=False),
-        Scenario("registered-again", "a registration of a reference that was heard of, and lookups",
+        Scenario("registered-again", "a registration of a reference that was heard of, and a lookup",
                  _registration_of_the_known, pending=False, before=came_to_nothing),
         Scenario("moved", "a successful payment is moved to a reference", _moved, pending=False,
                  before=successful),
