@@ -508,3 +508,16 @@ async def test_a_list_that_goes_back_in_time_is_left_before_the_window(on_sqlite
         await world.age("listings", "due_ms", HOUR_MS)
         report = await world.resources.reconciliation.round()
         assert (report.pages, report.found_in_lists) == (1 + 1, 1)
+
+
+async def test_what_is_young_is_left_to_its_webhook(on_sqlite: Opener) -> None:
+    """Its webhook is on its way: to bring it in from a list would only be work done twice."""
+    async with open_provider() as sandbox, open_world(
+        on_sqlite, **{**at_once(sandbox), "RECONCILE_AFTER_S": "60"}
+    ) as world:  # fmt: skip
+        paid(sandbox, new_id())
+        clock = sandbox.sandbox.clock
+        sandbox.sandbox.clock = lambda: clock() - 120
+        paid(sandbox, new_id())
+        report = await world.resources.reconciliation.round()
+        assert (report.listed, report.found_in_lists) == (2, 1)

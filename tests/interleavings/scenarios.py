@@ -256,7 +256,7 @@ SCENARIOS = {
                  lease=False),
         Scenario("registered", "a registration, a webhook of that reference, and a lookup of it",
                  _registration_and_webhook, pending=False),
-        Scenario("registered-again", "a registration of a reference that was heard of, and a lookup",
+        Scenario("registered-again", "a registration of a reference that is known, and a reader",
                  _registration_of_the_known, pending=False, before=came_to_nothing),
         Scenario("moved", "a successful payment is moved to a reference", _moved, pending=False,
                  before=successful),
