@@ -20,6 +20,8 @@ LISTED = 50
 _LOOKUPS = "paystate_lookups_total"
 _SOURCES = ("near", "cache", "database", "provider")
 _CALLS = "paystate_provider_calls_total"
+# Calls that no lookup has caused.
+_UNASKED = ("confirm", "reconcile", "audit")
 _AUDIT = "paystate_audit_lookups_total"
 
 
@@ -74,8 +76,7 @@ def fleet(reports: Sequence[Report]) -> dict[str, Any]:
         },
         "provider_calls": {
             "lookup": round(asked),
-            "confirm": round(total(reports, _CALLS, purpose="confirm")),
-            "audit": round(total(reports, _CALLS, purpose="audit")),
+            **{why: round(total(reports, _CALLS, purpose=why)) for why in _UNASKED},
             # Without us, every lookup would be one.
             "saved": round(max(0.0, lookups - asked)),
         },
