@@ -29,7 +29,7 @@ _STUCK = frozenset({Ending.HELD.value, Ending.DEAD.value})
 _RULED = frozenset({RELEASED, REJECTED})
 _SAFE = (
     "status", "provider_status", "tx_ref", "amount", "currency", "type", "overlay_id", "flaws",
-    "rejects",
+    "rejects", "by",
 )  # fmt: skip
 _HELD_FIELDS = ["status", "version", "at", "link", "floor", "proven_at", "token_until"]
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.gate import Purpose
+from paystate.keys import Entity
 from paystate.payments.deciding import (
     NOT_ASKED,
     UNVERIFIABLE,
@@ -26,6 +27,7 @@ from paystate.payments.settling import Provider
 from paystate.state import EntityState
 from paystate.status import Status, merge
 from paystate.store import Claimed, Decision, Store
+from paystate.store.comparing import compared
 from paystate.store.operations import EventRow, Wanted
 from paystate.updates import Kind, Overlay, OverlayType
 
@@ -100,7 +102,7 @@ class Previewer:
             if not may_ask:
                 return Preview(event, "would_ask", "no_question_left", shown, None), 0
             return await self._ask(provider, row, event, state)
-        return _judged(event, state, lambda: decide(row, state, NOT_ASKED, draw=0.0)), 0
+        return await self._judged(event, state, lambda: decide(row, state, NOT_ASKED, draw=0.0)), 0
 
     async def _ask(
         self, provider: Provider, row: Claimed, event: EventRow, state: EntityState
@@ -110,10 +112,12 @@ class Previewer:
             if isinstance(subject, Overlay):
                 refund = await _refund(provider, subject)
                 if refund is not UNVERIFIABLE:
-                    return _judged(
+                    return await self._judged(
                         event, state, lambda: decide_refund(row, refund, NOT_ASKED, draw=0.0)
                     ), 1
-                return _judged(event, state, lambda: decide(row, state, UNVERIFIABLE, draw=0.0)), 0
+                return await self._judged(
+                    event, state, lambda: decide(row, state, UNVERIFIABLE, draw=0.0)
+                ), 0
             answer: Answer = UNVERIFIABLE
             if provider.client.can_verify(subject.kind, state.entity.id):
                 answer = await provider.client.payment(
@@ -123,7 +127,22 @@ class Previewer:
             return Preview(event, "would_ask", f"provider_{e.reason}", state.shown, None), 1
         except (ValueError, KeyError, TypeError):
             return Preview(event, "dead", "undecidable", state.shown, None), 0
-        return _judged(event, state, lambda: decide(row, state, answer, draw=0.0)), 1
+        return await self._judged(event, state, lambda: decide(row, state, answer, draw=0.0)), 1
+
+    async def _judged(
+        self, event: EventRow, state: EntityState, judge: Callable[[], Decision | Retry]
+    ) -> Preview:
+        """Return what a verdict comes to, held against what is expected to be paid."""
+        try:
+            verdict = judge()
+        except (ValueError, KeyError, TypeError):
+            return Preview(event, "dead", "undecidable", state.shown, None)
+        if isinstance(verdict, Decision) and verdict.update is not None:
+            link = verdict.update.tx_ref or state.link
+            named = [Entity.reference(event.merchant, link)] if link is not None else []
+            expected = await self._store.expectations.of(named)
+            verdict = compared(verdict, state, link, expected)
+        return _told(event, state, verdict)
 
 
 async def _refund(provider: Provider, subject: Overlay) -> Any:
@@ -149,11 +168,7 @@ def _as_claimed(event: EventRow, now_ms: int) -> Claimed:
     )
 
 
-def _judged(event: EventRow, state: EntityState, judge: Callable[[], Decision | Retry]) -> Preview:
-    try:
-        verdict = judge()
-    except (ValueError, KeyError, TypeError):
-        return Preview(event, "dead", "undecidable", state.shown, None)
+def _told(event: EventRow, state: EntityState, verdict: Decision | Retry) -> Preview:
     if isinstance(verdict, Retry):
         return Preview(event, "asked_again", verdict.reason, state.shown, Status.PROCESSING)
     if verdict.ending is not None:

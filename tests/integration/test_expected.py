@@ -15,6 +15,8 @@ from bench.topologies import Cluster
 from paystate.audit import open_audit
 from paystate.keys import Entity, EntityKind
 from paystate.observability import Metrics
+from paystate.payments.previews import Previewer
+from paystate.store.operations import Wanted
 from tests.conftest import Opener
 from tests.harness import (
     TOKEN,
@@ -200,6 +202,10 @@ async def test_what_is_paid_otherwise_than_expected_is_held_until_a_person_has_r
             listed = (await world.get(f"/api/events?state=held&reason={reason}")).body["events"]
             event = next(one for one in listed if one["payment_id"] == str(number))
             assert "expected for the reference" in event["meaning"]
+            previewer = Previewer(world.resources.store, world.resources.providers)
+            wanted = Wanted(ids=(event["event"],))
+            [preview] = await previewer.preview(wanted, most=1, questions=1)
+            assert (preview.verdict, preview.reason) == ("held", reason)
             # Lookups that ask find the same again, and do not pile up what a person must rule on.
             held = len(await rows(world, payment(number)))
             for _ in range(2):
