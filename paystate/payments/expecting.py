@@ -24,6 +24,9 @@ __all__ = ["Registrar", "idempotency_key_of"]
 
 log = logger()
 
+# Registrations under way: each takes a connection of the pool that webhooks are recorded with.
+WRITERS = 4
+
 
 def idempotency_key_of(merchant: str, caller: str, key: str | None) -> str | None:
     """Return the name under which a caller's Idempotency-Key is kept: theirs alone, and no text."""
@@ -50,6 +53,8 @@ class Registrar:
         self._settler = settler
         self._metrics = metrics
         self._sleep = sleep
+        # Who waits for SQLite's one writer waits here, in order, and not in its busy loop.
+        self._writers = asyncio.Semaphore(1 if store.dialect == "sqlite" else WRITERS)
 
     async def register(
         self,
@@ -64,9 +69,10 @@ class Registrar:
         Raises ExpectationRefused, and StoreUnavailable: then nothing is registered for sure.
         """
         digest = hashlib.sha256(f"{expected} {reference.row_key}".encode()).hexdigest()
-        registered = await self._store.expectations.register(
-            Registration(reference, expected, operator, idempotency_key, digest)
-        )
+        async with self._writers:
+            registered = await self._store.expectations.register(
+                Registration(reference, expected, operator, idempotency_key, digest)
+            )
         await self._announce(registered)
         if registered.inbox_id is not None:
             await self._settler.settle([registered.inbox_id])
