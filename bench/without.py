@@ -23,7 +23,6 @@ from paystate.payments.answers import StatusAnswer
 from paystate.payments.lookup import Lookups
 from paystate.state import EntityState
 from webhook_server.payments import PaymentEndpoints
-from webhook_server.prepared import Made
 
 __all__ = ["MECHANISMS", "without"]
 
@@ -99,17 +98,17 @@ async def _join_any(self: Coalescer[Any, Any], batch: dict[Any, list[Any]]) -> N
 
 
 async def _find_once(
-    self: PaymentEndpoints, merchant: str, own_id: str, *, is_reference: bool
-) -> Made:
+    self: PaymentEndpoints, merchant: str, own_id: str, tags: frozenset[str], *, is_reference: bool
+) -> bytes:
     """Make an answer, and send the same bytes to whoever asks from then on."""
     kept = _kept.setdefault(self, {})
     key = (merchant, own_id, is_reference)
     if key not in kept:
-        kept[key] = await _find(self, merchant, own_id, is_reference=is_reference)
+        kept[key] = await _find(self, merchant, own_id, tags, is_reference=is_reference)
     return kept[key]
 
 
-_kept: WeakKeyDictionary[PaymentEndpoints, dict[tuple[str, str, bool], Made]] = WeakKeyDictionary()
+_kept: WeakKeyDictionary[PaymentEndpoints, dict[tuple[str, str, bool], bytes]] = WeakKeyDictionary()
 _find = PaymentEndpoints.find
 
 

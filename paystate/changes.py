@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Self
 
 from paystate.keys import Entity, EntityKind
@@ -22,8 +23,14 @@ _MOST = 2**63 - 1
 
 def iso_utc(ms: int) -> str:
     """Return `ms` since the epoch as ISO 8601 in UTC with milliseconds."""
-    moment = datetime.fromtimestamp(ms / 1000, UTC)
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    second, rest = divmod(ms, 1000)
+    return f"{_second(second)}.{rest:03d}Z"
+
+
+@lru_cache(maxsize=1000)
+def _second(second: int) -> str:
+    """Return a second of those that are being told of: nearly always this one."""
+    return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
 @dataclass(frozen=True, slots=True, order=True)

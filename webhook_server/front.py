@@ -26,7 +26,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from paystate.errors import PaystateError
-from webhook_server.prepared import Made
+from webhook_server.prepared import NO_TAGS, Made
 
 __all__ = [
     "FRONT",
@@ -42,12 +42,20 @@ __all__ = [
 
 
 class Front(Protocol):
-    """What answers. `is_reference`: `own_id` is a merchant's reference, not a payment's id."""
+    """What answers, in bytes as they are sent.
 
-    def held(self, merchant: str, own_id: str, *, is_reference: bool) -> Made | None:
+    `own_id` is a payment's, or, if `is_reference`, a merchant's reference; `tags` are those of the
+    answers that the caller has.
+    """
+
+    def held(
+        self, merchant: str, own_id: str, tags: frozenset[str], *, is_reference: bool
+    ) -> bytes | None:
         """Return the answer that lies ready in this process, and count it; or None."""
 
-    async def find(self, merchant: str, own_id: str, *, is_reference: bool) -> Made:
+    async def find(
+        self, merchant: str, own_id: str, tags: frozenset[str], *, is_reference: bool
+    ) -> bytes:
         """Return the answer, and count it. Raises what `Lookups` does, and counts nothing then."""
 
 
@@ -96,7 +104,7 @@ class FrontHandler(web.RequestHandler):
 
     __slots__ = (
         "_asked", "_between", "_early", "_front", "_intake", "_known", "_merchant", "_question",
-        "failure",
+        "_tags", "failure",
     )  # fmt: skip
 
     def __init__(
@@ -109,8 +117,10 @@ class FrontHandler(web.RequestHandler):
         self._between = True
         # What followed the first line of the request that aiohttp has now, if it was one whole GET.
         self._asked: bytes | None = None
-        # What followed it in a request that was let in, and whose payments it may ask for.
+        # What followed it in a request that was let in, what that says its caller has, and whose
+        # payments it may ask for.
         self._known: bytes | None = None
+        self._tags = NO_TAGS
         self._merchant = ""
         # The lookup or the recording under way, and the pieces that have come since it began.
         self._question: asyncio.Future[Any] | None = None
@@ -145,9 +155,9 @@ class FrontHandler(web.RequestHandler):
         # An idle connection is closed; this one is not idle.
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         is_reference, own_id = line[1] is not None, line[2].decode()
-        held = self._front.held(self._merchant, own_id, is_reference=is_reference)
+        held = self._front.held(self._merchant, own_id, self._tags, is_reference=is_reference)
         if held is not None:
-            transport.write(held.wire())
+            transport.write(held)
         else:
             self._question = self._loop.create_task(self._find(own_id, is_reference, data))
         return True
@@ -155,12 +165,14 @@ class FrontHandler(web.RequestHandler):
     async def _find(self, own_id: str, is_reference: bool, data: bytes) -> None:
         """Look up, answer, and go on with what has come meanwhile."""
         asked_s = time.perf_counter()
-        made: Made | None = None
+        found: bytes | None = None
         try:
-            made = await self._front.find(self._merchant, own_id, is_reference=is_reference)
+            found = await self._front.find(
+                self._merchant, own_id, self._tags, is_reference=is_reference
+            )
         except Exception as e:
             self.failure = Failure(e, asked_s)
-        self._answered_with(made, data)
+        self._answered_with(found, data)
 
     def _take(self, data: bytes) -> bool:
         """Begin to record a webhook; False if `data` is none that can be taken here."""
@@ -176,21 +188,21 @@ class FrontHandler(web.RequestHandler):
 
     def _recorded(self, taken: Taken, data: bytes) -> None:
         """Acknowledge a webhook; if it could not be recorded, have aiohttp say why."""
-        made: Made | None = None
+        found: bytes | None = None
         try:
-            made = taken.answer()
+            found = taken.answer().wire()
         except PaystateError as e:
             self.failure = Failure(e, taken.started_s, taken.fields)
-        self._answered_with(made, data)
+        self._answered_with(found, data)
 
-    def _answered_with(self, made: Made | None, data: bytes) -> None:
-        """Send what has been made; if nothing has, hand the request to aiohttp. Then go on."""
+    def _answered_with(self, found: bytes | None, data: bytes) -> None:
+        """Send what has been found; if nothing has, hand the request to aiohttp. Then go on."""
         self._question = None
         if self.transport is None:
             return  # the caller has gone
-        if made is not None:
+        if found is not None:
             self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-            self.transport.write(made.wire())
+            self.transport.write(found)
         else:
             self._hand_over(data)
         if self._early:
@@ -220,13 +232,18 @@ class FrontHandler(web.RequestHandler):
             await asyncio.wait([self._question], timeout=timeout)
         await super().shutdown(timeout)
 
-    def answered(self, request: web.BaseRequest, merchant: str | None) -> None:
-        """Take note that `request` was answered; with `merchant`, of whose payments it may ask."""
+    def answered(
+        self, request: web.BaseRequest, merchant: str | None, tags: frozenset[str]
+    ) -> None:
+        """Take note that `request`, by a caller who has `tags`, was answered.
+
+        With `merchant`: it may ask for the payments of that one.
+        """
         if self._asked is None or request.body_exists or "Upgrade" in request.headers:
             return
         self._between = True
         if merchant is not None:
-            self._known, self._merchant = self._asked, merchant
+            self._known, self._merchant, self._tags = self._asked, merchant, tags
         self._asked = None
 
 

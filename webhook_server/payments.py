@@ -23,7 +23,7 @@ from paystate.store import Store
 from webhook_server.access import Access
 from webhook_server.bodies import read_within
 from webhook_server.parameters import identifier, kind_of, whole_number
-from webhook_server.prepared import Made, Prepared, takes_prepared
+from webhook_server.prepared import NO_TAGS, Made, Prepared, takes_prepared
 from webhook_server.problems import Refused
 from webhook_server.streams import wait_for_change
 
@@ -46,10 +46,14 @@ class PaymentEndpoints:
         merchants: Sequence[str],
         metrics: Metrics,
     ) -> None:
-        self._answered = metrics.requests.labels("/api/payments/{id}/status", 200)
-        self._answered_references = metrics.requests.labels(
-            "/api/payments/by-ref/{tx_ref}/status", 200
-        )
+        # By whether a reference was asked for, and whether the caller had the answer.
+        self._counts = {
+            (is_reference, same): metrics.requests.labels(path, 304 if same else 200)
+            for is_reference, path in enumerate(
+                ("/api/payments/{id}/status", "/api/payments/by-ref/{tx_ref}/status")
+            )
+            for same in (False, True)
+        }
         self._feed = feed
         self._lookups = lookups
         self._store = store
@@ -58,26 +62,29 @@ class PaymentEndpoints:
 
     # --- what `webhook_server.front` asks for ---
 
-    def held(self, merchant: str, own_id: str, *, is_reference: bool) -> Made | None:
+    def held(
+        self, merchant: str, own_id: str, tags: frozenset[str], *, is_reference: bool
+    ) -> bytes | None:
         """Return the whole answer that lies ready in this process, and count it; or None."""
         kind = EntityKind.REFERENCE if is_reference else EntityKind.CHARGE
         near = self._lookups.near(f"{kind}:{merchant}:{own_id}")  # `Entity.row_key`
         made: Made | None = near.made if near is not None else None
-        if made is not None:
-            self._count(is_reference)
-        return made
+        return self._sent(made, tags, is_reference) if made is not None else None
 
-    async def find(self, merchant: str, own_id: str, *, is_reference: bool) -> Made:
+    async def find(
+        self, merchant: str, own_id: str, tags: frozenset[str], *, is_reference: bool
+    ) -> bytes:
         """Return the whole answer, and count it. Raises PaymentNotFound and StoreUnavailable."""
         if is_reference:
             answer = await self._lookups.status(Entity.reference(merchant, own_id))
         else:
             answer = await self._lookups.payment(merchant, own_id, None)
-        self._count(is_reference)
-        return _made(answer)
+        return self._sent(_made(answer), tags, is_reference)
 
-    def _count(self, is_reference: bool) -> None:
-        (self._answered_references if is_reference else self._answered).inc()
+    def _sent(self, made: Made, tags: frozenset[str], is_reference: bool) -> bytes:
+        same = made.is_among(tags) if tags else False
+        self._counts[is_reference, same].inc()
+        return made.unchanged() if same else made.wire()
 
     # --- what aiohttp routes here ---
 
@@ -274,14 +281,16 @@ def _respond(
             f"the latest version is {answer.version}",
             {"Retry-After": "1"},
         )
-    if "If-None-Match" not in request.headers and takes_prepared(request):
-        return Prepared(_made(answer), answer.entity.merchant)
-    body, tag = answer.rendered()
+    tags = NO_TAGS
+    if "If-None-Match" in request.headers:
+        tags = frozenset(tag.value for tag in request.if_none_match or ())
+    made = _made(answer)
+    if takes_prepared(request):
+        return Prepared(made, answer.entity.merchant, tags)
     headers = _headers(answer)
-    wanted = request.if_none_match or ()
-    if any(etag.value in (tag[3:-1], "*") for etag in wanted):
+    if made.is_among(tags):
         return web.Response(status=304, headers=headers)
-    return web.Response(body=body, content_type="application/json", headers=headers)
+    return web.Response(body=answer.rendered()[0], content_type="application/json", headers=headers)
 
 
 def _made(answer: StatusAnswer) -> Made:
@@ -289,7 +298,8 @@ def _made(answer: StatusAnswer) -> Made:
     made: Made | None = answer.made
     if made is None:
         lines = "".join(f"{name}: {value}\r\n" for name, value in _headers(answer).items())
-        made = answer.keep_made(Made(lines, answer.rendered()[0]))
+        body, tag = answer.rendered()
+        made = answer.keep_made(Made(lines, body, tag[3:-1]))  # without W/ and the quotes
     return made
 
 

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, Self, cast
 from paystate.changes import Change
 from paystate.keys import MAX_ID_LENGTH, Entity, EntityKind
 from paystate.state import Attempt
-from paystate.status import Status, is_terminal
+from paystate.status import TERMINAL, Status, is_terminal
 
 __all__ = ["PaymentDetails", "PaymentStatus", "Question", "Source", "best"]
 
@@ -155,7 +155,13 @@ class PaymentStatus:
             as_of = datetime.fromtimestamp(int(as_of_ms) / 1000, UTC) if as_of_ms else None
         except (LookupError, ValueError, TypeError, AttributeError, OverflowError, OSError):
             return None
-        return cls._of(entity, status, version, link, as_of, fresh=fresh)
+        kind = entity.kind
+        if kind is EntityKind.REFERENCE:
+            return cls._of(entity, status, version, link, as_of, fresh=fresh)
+        # Nearly every read makes one of these.
+        return cls(
+            entity.id, link, kind, status, status in TERMINAL, version, as_of, "cache", fresh, False
+        )
 
     @classmethod
     def from_change(cls, change: Change, *, fresh: bool) -> Self:

@@ -164,6 +164,24 @@ async def test_the_next_question_does_not_reach_aiohttp(
             assert (await wire.ask(question(own_id)))[2]["status"] == "successful"
 
 
+async def test_a_caller_who_has_the_answer_is_told_so(
+    open_process: Opener, heard: Heard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By aiohttp the first time, in front of it the next, in the same words."""
+    async with settled(open_process, 2) as (world, ids), connected(world, heard) as wire:
+        tag = (await wire.ask(question(ids[0])))[1]["etag"].replace("w/", "W/")
+        slow = await wire.ask(question(ids[0], f"If-None-Match: {tag}"))
+        with monkeypatch.context() as patch:
+            patch.setattr("aiohttp.web_protocol.RequestHandler.data_received", None)
+            fast = await wire.ask(question(ids[0], f"If-None-Match: {tag}"))
+        for answer in (slow, fast):
+            answer[1].pop("date")
+        assert fast == slow
+        assert (fast[0], fast[2]) == (304, b"")
+        other = await wire.ask(question(ids[0], 'If-None-Match: W/"another"'))
+        assert (other[0], other[2]["status"]) == (200, "successful")
+
+
 async def test_another_token_is_not_let_in_by_the_first(open_process: Opener, heard: Heard) -> None:
     """Headers that differ by a byte are aiohttp's to judge."""
     async with settled(open_process) as (world, (own_id,)), connected(world, heard) as wire:

@@ -33,23 +33,28 @@ class Scripted:
         self.begun = asyncio.Event()
         self.go_on = asyncio.Event()
 
-    def held(self, merchant: str, own_id: str, *, is_reference: bool) -> Made | None:
+    def held(
+        self, merchant: str, own_id: str, tags: frozenset[str], *, is_reference: bool
+    ) -> bytes | None:
         """Return what is held."""
-        del merchant
-        return _made(own_id) if own_id == "near" and not is_reference else None
+        del merchant, tags
+        return _made(own_id).wire() if own_id == "near" and not is_reference else None
 
-    async def find(self, merchant: str, own_id: str, *, is_reference: bool) -> Made:
+    async def find(
+        self, merchant: str, own_id: str, tags: frozenset[str], *, is_reference: bool
+    ) -> bytes:
         """Return what there is, in time."""
         self.asked.append(f"{merchant} {own_id} {is_reference}")
         self.begun.set()
         await self.go_on.wait()
         if own_id == "unknown":
             raise PaymentNotFound("unknown_payment", "nobody knows it")
-        return _made(own_id)
+        assert not tags
+        return _made(own_id).wire()
 
 
 def _made(own_id: str) -> Made:
-    return Made("ETag: W/1\r\n", orjson.dumps({"id": own_id}))
+    return Made('ETag: W/"1"\r\n', orjson.dumps({"id": own_id}), "1")
 
 
 class Caller:
