@@ -68,8 +68,7 @@ class PaymentEndpoints:
         """Return the whole answer that lies ready in this process, and count it; or None."""
         kind = EntityKind.REFERENCE if is_reference else EntityKind.CHARGE
         near = self._lookups.near(f"{kind}:{merchant}:{own_id}")  # `Entity.row_key`
-        made: Made | None = near.made if near is not None else None
-        return self._sent(made, tags, is_reference) if made is not None else None
+        return self._sent(_made(near), tags, is_reference) if near is not None else None
 
     async def find(
         self, merchant: str, own_id: str, tags: frozenset[str], *, is_reference: bool
