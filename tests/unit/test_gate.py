@@ -17,6 +17,7 @@ import paystate.flutterwave
 from paystate.errors import ProviderUnavailable
 from paystate.flutterwave.gate import Gate, LocalGate, Purpose, RedisGate, cool_off_s, share
 from paystate.keys import Keys
+from tests.servers import free_port
 
 KEYS = Keys()
 # Half past an hour, so that nothing here crosses into the next one by accident.
@@ -35,7 +36,7 @@ class Clock:
 
 @pytest.fixture(scope="module")
 def server_url() -> Iterator[str]:
-    with ValkeyServer() as server:
+    with ValkeyServer(port=free_port()) as server:
         yield server.connection_url
 
 
