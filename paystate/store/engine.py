@@ -105,6 +105,14 @@ class Database:
                 await asyncio.sleep(0.02 * (_TRIES - left))
         raise AssertionError("unreachable")
 
+    async def write_at_once(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        """Run `work`, which is one statement, as a transaction of its own, on PostgreSQL.
+
+        It is committed when it returns, without BEGIN and COMMIT. Runs it again as `write` does.
+        Raises StoreUnavailable.
+        """
+        return await self._run(work, {"isolation_level": "AUTOCOMMIT"})
+
     async def close(self) -> None:
         """Close every connection."""
         if self._direct is not None:

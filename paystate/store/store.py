@@ -10,6 +10,7 @@ import orjson
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
+import paystate.store.fresh
 from paystate.changes import Cursor
 from paystate.errors import PaystateError, StoreUnavailable
 from paystate.keys import Entity
@@ -44,6 +45,8 @@ class Store:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        # Whether the last acknowledgement without a lock has failed.
+        self._cautious = False
 
     @property
     def dialect(self) -> str:
@@ -90,7 +93,19 @@ class Store:
         async def attempt(some: Sequence[NewEvent]) -> list[Recorded]:
             return await self._database.write(lambda c: inbox.acknowledge(c, self.dialect, some))
 
-        return await _bisect(attempt, events)
+        done = await self._acknowledge_fresh(events)
+        rest = [event for event in events if event.event_key not in done]
+        results: list[Recorded | Exception] = []
+        if rest:
+            try:
+                results = await _bisect(attempt, rest)
+                self._cautious = False
+            except PaystateError as e:
+                if not done:
+                    raise
+                results = [e] * len(rest)  # what has been committed must still be told
+        others = iter(results)
+        return [done.get(event.event_key) or next(others) for event in events]
 
     async def settle(
         self, decisions: Sequence[Decision], before_commit: BeforeCommit
@@ -222,6 +237,20 @@ class Store:
     async def gauges(self) -> InboxGauges:
         """Return how the inbox stands."""
         return await self._database.read(claims.gauges)
+
+    async def _acknowledge_fresh(self, events: Sequence[NewEvent]) -> dict[str, Recorded]:
+        """Record what nobody has heard of, if that goes well; see `paystate.store.fresh`.
+
+        Where it does not, even if it may have been committed, the transaction with locks finds out
+        how things stand. Until that has worked it is not tried again.
+        """
+        if self.dialect != "postgresql" or self._cautious:
+            return {}
+        try:
+            return await paystate.store.fresh.acknowledge(self._database, events)
+        except (StoreUnavailable, *REFUSALS):
+            self._cautious = True
+            return {}
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless the database answers and is migrated."""

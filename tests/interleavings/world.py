@@ -224,6 +224,11 @@ class GatedDatabase(Database):
 
         return gated
 
+    async def write_at_once(self, work: Any) -> Any:
+        """One statement is one step, which begins and commits."""
+        async with self._process.gate(Step("begin", "database", writes=True)):
+            return await super().write_at_once(work)
+
 
 class GatedStore(Store):
     """A store in which the mark before the commit is a step inside the transaction."""
