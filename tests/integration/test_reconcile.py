@@ -350,6 +350,12 @@ async def test_long_silence_is_unknown_and_for_a_person_and_never_failed(
             await world.age(table, column, 4 * 24 * HOUR_MS)
         report = await ask(world)
         assert (report.asked, report.flagged) == (3, 3)
+        # Before anybody looks them up, who would have the provider asked again.
+        flagged = {one["id"]: one for one in (await listed(world))["flagged"]}
+        assert {key: one["status"] for key, one in flagged.items()} == {
+            f"ref-{abandoned}": "unknown", str(stuck): "pending", str(gone): "unknown",
+        }  # fmt: skip
+        assert [row[1] for row in await rows(world, payment(stuck))] == ["charge.completed"]
         assert (await world.reference(f"ref-{abandoned}"))["status"] == "unknown"
         assert await rows(world, reference(abandoned)) == [
             ("operator", "expected", "applied", None),
@@ -362,10 +368,6 @@ async def test_long_silence_is_unknown_and_for_a_person_and_never_failed(
         assert (shown["status"], shown["fresh"], shown["terminal"]) == ("unknown", False, False)
         assert (await world.reference(f"ref-{gone}"))["status"] == "unknown"
         assert (await world.status(stuck))["status"] == "pending"
-        flagged = {one["id"]: one for one in (await listed(world))["flagged"]}
-        assert {key: one["status"] for key, one in flagged.items()} == {
-            f"ref-{abandoned}": "unknown", str(stuck): "pending", str(gone): "unknown",
-        }  # fmt: skip
         assert flagged[f"ref-{abandoned}"]["expected"] == "1500.25 NGN"
         await nothing_wrong(world)
         await world.age("unsettled", "due_ms", 90 * 24 * HOUR_MS)
