@@ -21,7 +21,8 @@ from paystate.cache.statuses import StatusCache
 from paystate.connections import CacheClient, connect
 from paystate.feed import Feed
 from paystate.flutterwave.client import Credentials, FlutterwaveClient
-from paystate.flutterwave.gate import RedisGate
+from paystate.flutterwave.shared_gate import RedisGate
+from paystate.flutterwave.transport import provider_session
 from paystate.keys import Keys
 from paystate.merchants import Merchant
 from paystate.near import NearCache
@@ -78,9 +79,19 @@ def _provider(
         v4_base_url=settings.v4_base_url,
         token_url=settings.token_url,
     )
-    gate = RedisGate(redis, keys, merchant.name, hourly_budget=settings.provider_calls_per_hour)
+    gate = RedisGate(
+        redis,
+        keys,
+        merchant.name,
+        hourly_budget=settings.provider_calls_per_hour,
+        per_minute=settings.provider_calls_per_minute,
+    )
     client = FlutterwaveClient(
-        credentials, session, gate, timeout_s=float(settings.provider_timeout_s)
+        credentials,
+        session,
+        gate,
+        merchant=merchant.name,
+        timeout_s=float(settings.provider_timeout_s),
     )
     return Provider(client, merchant.confirm, credentials.has_v3 or credentials.has_v4)
 
@@ -111,9 +122,7 @@ async def open_resources(
         queue = await stack.enter_async_context(
             open_queue(settings.queue, keys, timeout_s=timeout_s)
         )
-        session = await stack.enter_async_context(
-            aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar())
-        )
+        session = await stack.enter_async_context(provider_session())
         cache = StatusCache(
             redis, lease_ms=settings.lease_ms, ttl=settings.ttl, metrics=metrics, keys=keys
         )

@@ -214,10 +214,19 @@ class Settings:
         "published limit is 300 a minute, then half an hour of silence.",
         parse=whole(1, 10_000_000),
     )
+    provider_calls_per_minute: int = _setting(
+        "PROVIDER_CALLS_PER_MINUTE",
+        0,
+        "Calls to Flutterwave in any minute, for each merchant; a seventh of them in ten seconds. "
+        "Too low makes bursts of webhooks wait, too high runs into the published limit. 0: 300, or "
+        "a fiftieth of PROVIDER_CALLS_PER_HOUR if that is more.",
+        parse=whole(0, 1_000_000),
+    )
     provider_timeout_s: int = _setting(
         "PROVIDER_TIMEOUT_S",
         8,
-        "Longest wait for one answer of Flutterwave, in seconds; below the 10 s of a job.",
+        "Longest wait for one answer of Flutterwave, in seconds, further tries included; below the "
+        "10 s of a job, and far below the 28 s after which Flutterwave itself gives up.",
         parse=whole(1, 9),
     )
     pending_recheck_s: int = _setting(

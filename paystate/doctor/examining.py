@@ -30,7 +30,8 @@ from paystate.doctor.facts.topology import read_cluster, read_sentinels
 from paystate.doctor.facts.valkey import ServerFacts, read_cache, read_queue
 from paystate.doctor.findings import Finding, Missing, NotKnown, Outcome, Verdict
 from paystate.errors import QueueUnavailable
-from paystate.flutterwave.gate import Gate, LocalGate, RedisGate
+from paystate.flutterwave.gate import Gate, LocalGate
+from paystate.flutterwave.shared_gate import RedisGate
 from paystate.keys import DEFAULT_MERCHANT, Keys
 from paystate.queue import open_queue
 

@@ -3,13 +3,14 @@
 Two questions are kept apart. Whether an answer came at all is `transport`'s; what it says is
 decided here, on the body and never on the envelope's ``status`` or the HTTP code alone. "Not
 found" is an answer (None): it means unknown *yet*, and is never taken for a failure. Every call
-passes the gate first, so there is no way around the budget.
+goes by `Calls`, so there is no way around the budget.
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from yarl import URL
 
 from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave import fields
+from paystate.flutterwave.calls import Calls
 from paystate.flutterwave.envelopes import data_items, parsed, total_pages, v3_data, v4_data
 from paystate.flutterwave.gate import Gate, Purpose
 from paystate.flutterwave.listing import ListPage, list_page, list_path
@@ -30,11 +32,14 @@ from paystate.flutterwave.payloads import (
     parse_v4_transfer,
 )
 from paystate.flutterwave.transport import Answer, exchange
+from paystate.keys import DEFAULT_MERCHANT
 from paystate.status import Status, of_reference
 from paystate.updates import Api, Kind, Overlay, PaymentUpdate
 
 __all__ = ["Credentials", "FlutterwaveClient", "Purpose"]
 
+# A token that could not be had is asked for again after this, in seconds.
+TOKEN_AGAIN_S = 1.0
 # A reference has a handful of attempts; ten a page, this is fifty.
 MAX_PAGES = 5
 
@@ -68,9 +73,10 @@ class Credentials:
 class FlutterwaveClient:
     """The verify APIs of one merchant.
 
-    `session` belongs to the caller and should keep no cookies. `timeout_s` bounds each request
-    from connecting to the last byte: too low turns slow answers into retries that cost budget, too
-    high lets one dead connection hold a job until the job's own timeout.
+    `session` belongs to the caller and should keep no cookies. `timeout_s` bounds each question
+    from waiting for a place to the last byte, a token apart; Flutterwave itself gives up after
+    28 s. Too low turns slow answers into retries that cost budget, too high lets one dead
+    connection hold a job until the job's own timeout. `merchant` is for the log.
     """
 
     def __init__(
@@ -79,15 +85,20 @@ class FlutterwaveClient:
         session: aiohttp.ClientSession,
         gate: Gate,
         *,
+        merchant: str = DEFAULT_MERCHANT,
         timeout_s: float = 8.0,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._credentials = credentials
         self._session = session
-        self._gate = gate
-        self._timeout_s = timeout_s
         self._now = now
+        # What is wrong with one of the two APIs is not wrong with the other.
+        self._v3, self._v4 = (
+            Calls(gate, merchant=merchant, timeout_s=timeout_s, clock=clock, sleep=sleep)
+            for _ in range(2)
+        )
         self._tokens = TokenSource(
             session,
             token_url=credentials.token_url,
@@ -114,7 +125,7 @@ class FlutterwaveClient:
     ) -> PaymentUpdate | None:
         """Return what Flutterwave says of a payment, None if it knows none of that id (yet).
 
-        Raises ProviderUnavailable: any reason of `exchange` and of `Gate.enter`, `no_data` (an
+        Raises ProviderUnavailable: any reason of `exchange` and of `Calls.ask`, `no_data` (an
         answer that says nothing) or `wrong_payment` (it is about another one). Raises
         ProviderRejected: `credentials`, `http_4xx`, or `unverifiable` where `can_verify` is false.
         """
@@ -226,46 +237,42 @@ class FlutterwaveClient:
 
     async def _get_v3(self, path: str, purpose: Purpose) -> Answer:
         url = URL(self._credentials.base_url + path, encoded=True)
-        await self._gate.enter(purpose)
-        return await self._get(url, self._credentials.secret_key or "")
+        secret_key = self._credentials.secret_key or ""
+        return await self._v3.ask(purpose, lambda left_s: self._get(url, secret_key, left_s))
 
     async def _get_v4(self, path: str, purpose: Purpose) -> Answer:
         url = URL(self._credentials.v4_base_url + path, encoded=True)
-        await self._gate.enter(purpose)
-        token = await self._token()
+        token = ""
+
+        async def with_token(left_s: float) -> Answer:
+            nonlocal token
+            token = await self._token()
+            return await self._get(url, token, left_s)
+
         try:
-            return await self._get(url, token)
+            return await self._v4.ask(purpose, with_token)
         except ProviderRejected as rejected:
-            if rejected.reason != "credentials":
+            if rejected.reason != "credentials" or not token:
                 raise
         # Revoked before its time: once more with a new one, which counts as a call of its own.
         self._tokens.discard(token)
-        await self._gate.enter(purpose)
-        return await self._get(url, await self._token())
+        return await self._v4.ask(purpose, with_token)
 
     async def _token(self) -> str:
         try:
             return await self._tokens.token()
         except ProviderUnavailable as unavailable:
-            await self._heed(unavailable)
+            # Another service has failed than the one that is asked: the next question tries again.
+            if unavailable.retry_after_s is None:
+                unavailable.retry_after_s = TOKEN_AGAIN_S
             raise
 
-    async def _get(self, url: URL, bearer: str) -> Answer:
-        try:
-            answer = await exchange(
-                self._session,
-                "GET",
-                url,
-                headers={"Authorization": f"Bearer {bearer}"},
-                timeout_s=self._timeout_s,
-                now=self._now,
-            )
-        except ProviderUnavailable as unavailable:
-            await self._heed(unavailable)
-            raise
-        await self._gate.succeeded()
-        return answer
-
-    async def _heed(self, unavailable: ProviderUnavailable) -> None:
-        if unavailable.reason == "rate_limited":
-            await self._gate.cool_off(unavailable.retry_after_s)
+    async def _get(self, url: URL, bearer: str, timeout_s: float) -> Answer:
+        return await exchange(
+            self._session,
+            "GET",
+            url,
+            headers={"Authorization": f"Bearer {bearer}"},
+            timeout_s=timeout_s,
+            now=self._now,
+        )

@@ -1,6 +1,7 @@
 -- Note a 429 of the provider, and until when nobody may ask it.
 --
--- KEYS[1]  cool-off hash: `until_ms` (epoch milliseconds), `strikes` (429s in a row)
+-- KEYS[1]  cool-off hash: `until_ms` (epoch milliseconds), `strikes` (429s in a row), `trial_ms`
+--          (the call that was let out to see whether it is over, which has come to its end)
 -- ARGV[1]  now          (epoch milliseconds, by the caller's clock)
 -- ARGV[2]  first wait   (milliseconds, > 0: what Retry-After asked for, or the default)
 -- ARGV[3]  longest wait (milliseconds)
@@ -20,5 +21,6 @@ end
 local wait_ms = math.min(tonumber(ARGV[3]), tonumber(ARGV[2]) * 2 ^ math.min(strikes - 1, 30))
 until_ms = math.max(until_ms, now + wait_ms)
 redis.call('HSET', KEYS[1], 'until_ms', string.format('%.0f', until_ms), 'strikes', strikes)
+redis.call('HDEL', KEYS[1], 'trial_ms')
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 return {until_ms, strikes}

@@ -21,6 +21,10 @@ __all__ = ["RENEW_EARLY_S", "TokenSource"]
 
 # A request that starts with a token must also be answered under it, clocks being what they are.
 RENEW_EARLY_S = 60.0
+# A token that could not be renewed is used until so long before its end, in seconds: longer than a
+# question takes. Until then it is renewed again after so many seconds.
+LAST_USE_S = 15.0
+RENEW_AGAIN_S = 5.0
 # What the provider's documentation says, for an answer that does not.
 DEFAULT_LIFETIME_S = 600.0
 
@@ -55,43 +59,59 @@ class TokenSource:
         self._lock = asyncio.Lock()
         self._token: str | None = None
         self._renew_at = 0.0
+        self._good_until = 0.0
         self._flights = 0
         self._failure: tuple[type[PaystateError], str, float | None] | None = None
 
     async def token(self) -> str:
-        """Return a token that is good for another minute.
+        """Return a token that is good for longer than a question may take.
 
-        Raises ProviderUnavailable as `exchange` does, or ProviderRejected (`credentials`) where
-        the provider does not know them.
+        Whoever finds it due renews it; the others go on with the one there is, for as long as that
+        is good, and so does everybody if it cannot be renewed. Raises ProviderUnavailable as
+        `exchange` does, or ProviderRejected (`credentials`) where the provider does not know them.
         """
-        if held := self._held():
+        held = self._token_until(self._renew_at)
+        if held is None and self._lock.locked():
+            held = self._token_until(self._good_until)
+        if held is not None:
             return held
         flight = self._flights
         async with self._lock:
-            if held := self._held():
+            held = self._token_until(self._renew_at)
+            if held is not None:
                 return held
             if self._flights != flight:  # the one we waited for came back without a token
                 self._raise_failure()
             try:
-                token, lifetime_s = await self._fetch()
-            except (ProviderUnavailable, ProviderRejected) as error:
-                self._flights += 1
-                wait_s = getattr(error, "retry_after_s", None)
-                self._failure = type(error), error.reason, wait_s
+                return self._keep(*await self._fetch())
+            except ProviderUnavailable as error:
+                self._failure = type(error), error.reason, error.retry_after_s
+                held = self._token_until(self._good_until)
+                if held is None:
+                    raise
+                self._renew_at = self._clock() + RENEW_AGAIN_S
+                return held
+            except ProviderRejected as error:
+                self._failure = type(error), error.reason, None
                 raise
-            self._flights += 1
-            self._failure = None
-            self._token = token
-            self._renew_at = self._clock() + lifetime_s - RENEW_EARLY_S
-            return token
+            finally:
+                self._flights += 1
+
+    def _keep(self, token: str, lifetime_s: float) -> str:
+        now = self._clock()
+        self._failure = None
+        self._token = token
+        self._renew_at = now + lifetime_s - RENEW_EARLY_S
+        self._good_until = now + lifetime_s - LAST_USE_S
+        return token
 
     def discard(self, token: str) -> None:
         """Forget `token`, which the API has refused, unless another has taken its place."""
         if self._token == token:
             self._token = None
 
-    def _held(self) -> str | None:
-        return self._token if self._clock() < self._renew_at else None
+    def _token_until(self, moment: float) -> str | None:
+        return self._token if self._clock() < moment else None
 
     def _raise_failure(self) -> None:
         if self._failure is None:  # its token was so short-lived that it is due again

@@ -19,10 +19,16 @@ from yarl import URL
 from paystate.errors import BodyRejected, ProviderRejected, ProviderUnavailable
 from paystate.flutterwave import exact
 
-__all__ = ["MAX_ANSWER_BYTES", "Answer", "exchange", "retry_after_s"]
+__all__ = ["MAX_ANSWER_BYTES", "Answer", "exchange", "provider_session", "retry_after_s"]
 
 # A charge is 2 kB and a page of a list some 60 kB; what is larger is not an answer.
 MAX_ANSWER_BYTES = 1024 * 1024
+# A server that is there takes a connection in well under a second.
+CONNECT_S = 3.0
+# Flutterwave's own penalty; what asks for more is not believed.
+LONGEST_WAIT_S = 30 * 60.0
+# Connections are kept for the next question: setting one up with TLS costs three round trips.
+KEEP_CONNECTION_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,18 @@ class Answer:
         """
         if self.code >= 400:
             raise ProviderRejected("http_4xx", f"flutterwave answered {self.code}")
+
+
+def provider_session() -> aiohttp.ClientSession:
+    """Return a session for a process's questions, without cookies. Close it.
+
+    It holds as many connections as there are questions under way, which each merchant's client
+    bounds: a pool of its own limit would let one slow merchant keep the others out.
+    """
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_CONNECTION_S),
+        cookie_jar=aiohttp.DummyCookieJar(),
+    )
 
 
 async def exchange(
@@ -67,7 +85,10 @@ async def exchange(
             url,
             headers={"Accept": "application/json", **headers},
             data=form,
-            timeout=aiohttp.ClientTimeout(total=timeout_s),
+            timeout=aiohttp.ClientTimeout(
+                total=max(timeout_s, 0.001),  # 0 would be no end at all
+                sock_connect=min(CONNECT_S, max(timeout_s, 0.001)),
+            ),
             allow_redirects=False,
         ) as response:
             raw = await _read(response)
@@ -117,6 +138,8 @@ async def _read(response: aiohttp.ClientResponse) -> bytes | None:
 def _refuse_transient(response: aiohttp.ClientResponse, now: float) -> None:
     code = response.status
     wait_s = retry_after_s(response.headers.get("Retry-After"), now)
+    if wait_s is not None:
+        wait_s = min(wait_s, LONGEST_WAIT_S)
     if code == 429:
         raise ProviderUnavailable("rate_limited", retry_after_s=wait_s)
     if code >= 500:

@@ -7,6 +7,7 @@ the one who asks, and keeps what came of it: ``asking``, ``answered``, ``not_fou
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -30,6 +31,9 @@ log = logger()
 # Longer than one call to the provider may take, so that nobody asks beside it.
 ASKING_S = 15
 FAILED_S = 5
+# Flutterwave may keep us away for half an hour, or the hour's budget be spent, but a webhook can
+# bring the news at any time: a caller comes back after this.
+LONGEST_WAIT_S = 30.0
 
 
 class Outcome(StrEnum):
@@ -97,10 +101,10 @@ class Asker:
         try:
             mine = await self._redis.set(key, Outcome.ASKING, nx=True, ex=ASKING_S)
             if not mine:
-                held = await self._redis.get(key)
-                outcome = Outcome((held or b"asking").decode())
+                word, _, wait_s = (await self._redis.get(key) or b"asking").decode().partition(" ")
+                outcome = Outcome(word)
                 waiting = outcome in (Outcome.ASKING, Outcome.FAILED)
-                return Asked(outcome, retry_after_s=1.0 if waiting else None)
+                return Asked(outcome, retry_after_s=float(wait_s or 1) if waiting else None)
         except (*REDIS_FAILURES, ValueError):
             # Nobody can be kept from asking beside us, so nobody asks: the budget is for all.
             return Asked(Outcome.FAILED, retry_after_s=2.0)
@@ -114,7 +118,8 @@ class Asker:
             Outcome.NOT_FOUND: self._not_found_s,
         }.get(asked.outcome, FAILED_S)
         try:
-            await self._redis.set(key, asked.outcome, ex=keep_s)
+            wait_s = f" {math.ceil(asked.retry_after_s)}" if asked.retry_after_s else ""
+            await self._redis.set(key, f"{asked.outcome}{wait_s}", ex=keep_s)
         except REDIS_FAILURES:
             log.info("asked_not_remembered", outcome=asked.outcome.value)
 
@@ -126,7 +131,8 @@ class Asker:
         except (ProviderUnavailable, ProviderRejected) as e:
             self._metrics.provider_calls.labels(Purpose.LOOKUP, e.reason).inc()
             log.warning("provider_not_asked", reason=e.reason, kind=entity.kind.value)
-            return Asked(Outcome.FAILED, True, getattr(e, "retry_after_s", None) or FAILED_S)
+            wait_s = getattr(e, "retry_after_s", None) or FAILED_S
+            return Asked(Outcome.FAILED, True, min(wait_s, LONGEST_WAIT_S))
         self._metrics.provider_calls.labels(Purpose.LOOKUP, "found" if found else "not_found").inc()
         if found is None:
             return Asked(Outcome.NOT_FOUND, True)

@@ -12,7 +12,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from paystate.backoff import delay_s
 from paystate.cache.statuses import StatusCache
@@ -50,7 +50,9 @@ OUTAGE_RETRY_S = 12.0
 # Counted attempts after which a row that only ever fails is a dead letter. Contradictions and
 # unknown payments end by age instead.
 MAX_FAILURES = 12
-CONFIRMATIONS_AT_ONCE = 16
+# One merchant's provider may be slow, and must leave room for the others'.
+CONFIRMATIONS_AT_ONCE = 64
+CONFIRMATIONS_OF_ONE_MERCHANT = 16
 # While the database works on one, this process prepares the next; more only hold locks longer.
 COMMITS_AT_ONCE = 2
 # No question is begun later than this after the claim: an answer may take the provider's timeout,
@@ -60,16 +62,24 @@ LAST_QUESTION_S = 2.5
 LAST_ANSWER_S = 10.5
 
 
+UNKNOWN_MERCHANT = ProviderUnavailable("unknown_merchant", "no such merchant is configured")
+
 _FOR_A_PERSON = frozenset({Ending.HELD, Ending.DEAD, Ending.CONTRADICTED})
 
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One merchant's provider: its client, when it must be asked, and whether it can be at all."""
+    """One merchant's provider: its client, when it must be asked, and whether it can be at all.
+
+    `places` are those for its confirmations under way at once.
+    """
 
     client: FlutterwaveClient
     confirm: Confirm
     has_credentials: bool
+    places: asyncio.Semaphore = field(
+        default_factory=lambda: asyncio.Semaphore(CONFIRMATIONS_OF_ONE_MERCHANT), compare=False
+    )
 
 
 class _Work:
@@ -172,11 +182,15 @@ class Settler:
             verdicts += [self._failure(row, "entity_missing") for row in rows]
             return []
         provider = self._providers.get(state.entity.merchant)
-        can_ask = provider is not None and provider.has_credentials
+        if provider is None:
+            # Taken out of the merchants file, or not yet read in here. What it asks for before it
+            # believes a webhook nobody knows, so its events wait.
+            verdicts += [self._outage(row, UNKNOWN_MERCHANT) for row in rows]
+            return []
         asking = []
         for row in rows:
             try:
-                if can_ask and provider and needs_provider(row, state, provider.confirm):
+                if provider.has_credentials and needs_provider(row, state, provider.confirm):
                     asking.append(row)
                 else:
                     verdicts.append(decide(row, state, NOT_ASKED, draw=self._draw()))
@@ -204,7 +218,7 @@ class Settler:
         self, provider: Provider, rows: Sequence[Claimed], state: EntityState, work: _Work
     ) -> list[Decision | Retry]:
         """Decide rows by what the provider says of their payment, and of each refund."""
-        async with self._confirmations:
+        async with provider.places, self._confirmations:
             if self._clock() - work.claimed_at > LAST_QUESTION_S:
                 return [Retry(row.id, 0, "no_time_left") for row in rows]
             try:

@@ -19,8 +19,8 @@ from aiohttp import web
 from bench.topologies.nodes import Node, free_port
 from paystate.connections import connect
 from paystate.doctor import Finding, Options, Outcome, examine, open_case
-from paystate.flutterwave.gate import RedisGate
 from paystate.flutterwave.sandbox.server import RunningSandbox
+from paystate.flutterwave.shared_gate import RedisGate
 from paystate.health import health_routes
 from paystate.keys import Keys
 from paystate.process import listen

@@ -536,8 +536,8 @@ async def test_without_a_token_nothing_is_asked(granted: Any, status: int, reaso
 
 
 async def test_every_call_passes_the_gate(world: World) -> None:
-    world.gate.turn_hour()
-    world.gate.spent = 1000
+    world.gate.spending.turn(world.clock.now)
+    world.gate.spending.of_hour = [1000, 0, 0, 0]
     for question in (
         world.client.payment(Kind.CHARGE, "1", **ASKING),
         world.client.payment(Kind.TRANSFER, "trf_1", **ASKING),

@@ -120,7 +120,7 @@ BOARD = "deploy/grafana/dashboards/paystate.json"
 MONITORING = [
     (monitoring.ALERTS, "paystate_inbox_open)", "paystate_inbox_opened)", "paystate_inbox_opened"),
     (monitoring.ALERTS, 'fresh="false"', 'stale="false"', "has no label stale"),
-    (monitoring.ALERTS, 'outcome="budget_spent"', 'outcome="spent"', "outcome=spent cannot be"),
+    (monitoring.ALERTS, '"budget_spent|', '"spent|', "outcome=spent cannot be"),
     (monitoring.ALERTS, '"/webhooks/.*"', '"/webhook/.*"', "route=/webhook/.* cannot be"),
     (monitoring.ALERTS, 'job="paystate-web"', 'job="web"', "job=web cannot be"),
     (monitoring.ALERTS, "sum by (kind)", "sum by (sort)", "no metric has the label sort"),
