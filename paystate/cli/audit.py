@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from paystate.cli.client import server_url
-from paystate.cli.devdata import DevFileInvalid, read_data_dir
-from paystate.cli.exits import Exit, Failure, errors_as_exits, load_settings
+from paystate.cli.exits import Exit, Failure, errors_as_exits
 from paystate.cli.targets import data_dir_option
+from paystate.cli.workbench import settings_of
 
 if TYPE_CHECKING:
     from paystate.audit import Audit
@@ -80,7 +79,7 @@ def command(
     """
     if once and seconds is not None:
         raise click.UsageError("--once and --seconds exclude each other")
-    settings = load_settings(_environ(data_dir))
+    settings = settings_of(data_dir)
     address = _address(url)
     with errors_as_exits():
         report = asyncio.run(_audit(settings, address, token, seconds, lookups, provider))
@@ -90,23 +89,6 @@ def command(
         _show(report)
     if report["violations"]:
         raise click.exceptions.Exit(Exit.REFUSED)
-
-
-def _environ(data_dir: str) -> Mapping[str, str]:
-    """Return the environment, with what a running `paystate dev` has made up beneath it."""
-    try:
-        dev = read_data_dir(data_dir)
-    except DevFileInvalid as e:
-        raise Failure(str(e), Exit.USAGE) from e
-    given = {name: value for name, value in os.environ.items() if value}
-    if dev.running is None or {"DATABASE_URL", "CACHE_URL"} & given.keys():
-        return given
-    made = {"DATABASE_URL": f"sqlite:///{dev.path / 'paystate.db'}", "AUDIT_URL": dev.running.web}
-    if "valkey" in dev.ports:
-        made["CACHE_URL"] = f"redis://127.0.0.1:{dev.ports['valkey']}/0"
-    if "API_TOKENS" in dev.secrets:
-        made["AUDIT_TOKEN"] = dev.secrets["API_TOKENS"]
-    return {**made, **given}
 
 
 def _address(url: str | None) -> str | None:

@@ -17,9 +17,10 @@ from paystate.cli.devdata import DEFAULT_FOLDER, DataDir, DevFileInvalid, read_d
 from paystate.cli.exits import Exit, Failure, load_settings
 from paystate.keys import DEFAULT_MERCHANT
 
-__all__ = ["Target", "data_dir_option", "find_target"]
+__all__ = ["NAMED_TOKEN", "Target", "data_dir_option", "find_target"]
 
-_NAMED_TOKEN = re.compile(r"[^:=]*:[^:=]*:(?:read|operate)=(.+)")
+# A token of API_TOKENS that is not everybody's: whose it is, and what it may do.
+NAMED_TOKEN = re.compile(r"[^:=]*:[^:=]*:(?:read|operate)=(.+)")
 
 data_dir_option = click.option(
     "--data-dir",
@@ -63,8 +64,8 @@ class Target:
         if given:
             return given
         tokens = [t for t in os.environ.get("API_TOKENS", "").split(",") if t]
-        named = [found[1] for t in tokens if (found := _NAMED_TOKEN.fullmatch(t))]
-        bare = [t for t in tokens if not _NAMED_TOKEN.fullmatch(t)]
+        named = [found[1] for t in tokens if (found := NAMED_TOKEN.fullmatch(t))]
+        bare = [t for t in tokens if not NAMED_TOKEN.fullmatch(t)]
         return next(iter(bare + named), None) or self._made_up("API_TOKENS", "--token")
 
     def _made_up(self, name: str, option: str) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from paystate.cli.devdata import DataDir, DevFileInvalid, read_data_dir
+from paystate.cli.devdata import DataDir, DevFileInvalid, Running, read_data_dir
 from paystate.cli.exits import Exit, Failure, errors_as_exits, load_settings
 
 if TYPE_CHECKING:
@@ -83,20 +83,21 @@ def settings_of(data_dir: str) -> Settings:
     given = {name: value for name, value in os.environ.items() if value}
     if dev.running is None or {"DATABASE_URL", "CACHE_URL"} & given.keys():
         return load_settings(given)
-    return load_settings({**_of_dev(dev), **given})
+    return load_settings({**_of_dev(dev, dev.running), **given})
 
 
-def _of_dev(dev: DataDir) -> Mapping[str, str]:
+def _of_dev(dev: DataDir, running: Running) -> Mapping[str, str]:
     """Return the settings with which a running `paystate dev` works."""
-    made = {"DATABASE_URL": f"sqlite:///{dev.path / 'paystate.db'}"}
+    made = {"DATABASE_URL": f"sqlite:///{dev.path / 'paystate.db'}", "AUDIT_URL": running.web}
     if "valkey" in dev.ports:
         made["CACHE_URL"] = f"redis://127.0.0.1:{dev.ports['valkey']}/0"
-    sandbox = dev.running.sandbox if dev.running is not None else None
-    if sandbox is not None:
+    if "API_TOKENS" in dev.secrets:
+        made["AUDIT_TOKEN"] = dev.secrets["API_TOKENS"]
+    if running.sandbox is not None:
         made |= {
-            "FLW_BASE_URL": f"{sandbox}/v3",
-            "FLW_V4_BASE_URL": f"{sandbox}/v4",
-            "FLW_TOKEN_URL": f"{sandbox}/token",
+            "FLW_BASE_URL": f"{running.sandbox}/v3",
+            "FLW_V4_BASE_URL": f"{running.sandbox}/v4",
+            "FLW_TOKEN_URL": f"{running.sandbox}/token",
         }
         names = ("FLW_SECRET_KEY", "FLW_CLIENT_ID", "FLW_CLIENT_SECRET")
         made |= {name: dev.secrets[name] for name in names if name in dev.secrets}

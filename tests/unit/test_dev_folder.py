@@ -128,6 +128,17 @@ def test_what_the_environment_gives_is_used(data: DataDir) -> None:
     assert "$API_TOKENS" in text
 
 
+def test_the_audit_asks_the_web_process_with_a_token_that_may_read_all(data: DataDir) -> None:
+    """With one that is made up, or with one of the environment; without any it asks itself."""
+    made = make_plan(data, {}, OPTIONS, ROOT)
+    settings = load(made.worker.environ)
+    assert (settings.audit_url, settings.audit_token) == (made.running.web, *settings.api_tokens)
+    given = make_plan(data, {"API_TOKENS": "page:shop:read=a,b"}, OPTIONS, ROOT)
+    assert load(given.worker.environ).audit_token == "b"
+    narrow = load(make_plan(data, {"API_TOKENS": "page:shop:read=a"}, OPTIONS, ROOT).worker.environ)
+    assert (narrow.audit_url, narrow.audit_token) == ("", None)
+
+
 def test_another_provider_means_no_sandbox_and_no_made_up_keys_for_it(data: DataDir) -> None:
     plan = make_plan(data, {"FLW_BASE_URL": "https://flw.example/v3"}, OPTIONS, ROOT)
     settings = load(plan.environ)
