@@ -11,12 +11,12 @@ from __future__ import annotations
 import asyncio
 import socket
 from typing import Any, Protocol, TypeVar, cast
-from urllib.parse import unquote, urlsplit
 
 from redis.asyncio import Redis
 from redis.asyncio.sentinel import Sentinel
 from redis.exceptions import RedisError
 
+from paystate.addresses import RedisUrl
 from paystate.cluster import ClusterClient
 from paystate.sentinel import SentinelPool
 from paystate.wire import Client, PlainWire, TlsWire, WirePool
@@ -25,34 +25,6 @@ __all__ = ["REDIS_FAILURES", "CacheClient", "CachePipeline", "RedisUrl", "connec
 
 # A refused connection is the builtin OSError and a timed-out one may be asyncio's, not redis-py's.
 REDIS_FAILURES = (RedisError, OSError, asyncio.TimeoutError)
-
-
-class RedisUrl:
-    """The parts of a URL of one of our forms.
-
-    ``redis[s]://host:port/db``, ``redis[s]+sentinel://host:port,host:port/name[/db]``,
-    ``redis[s]+cluster://host:port,host:port``.
-    """
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        scheme, _, self.topology = parts.scheme.partition("+")
-        self.tls = scheme == "rediss"
-        self.username = unquote(parts.username) if parts.username else None
-        self.password = unquote(parts.password) if parts.password else None
-        path = [piece for piece in parts.path.split("/") if piece]
-        self.service = path[0] if self.topology == "sentinel" and path else None
-        rest = path[1:] if self.topology == "sentinel" else path
-        self.db = int(rest[0]) if rest else 0
-        hosts = parts.netloc.rpartition("@")[2]
-        self.hosts = [_host(text) for text in hosts.split(",")]
-
-
-def _host(text: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
-    if not host:
-        host, port = port, ""
-    return host.strip("[]") or "127.0.0.1", int(port) if port else 6379
 
 
 # Half-open connections (a peer that vanished without a word) are found by the kernel within
@@ -188,6 +160,7 @@ def _options(target: RedisUrl, connections: int, timeout_s: float) -> dict[str, 
 def _pool(target: RedisUrl, host: str, port: int, connections: int, timeout_s: float) -> WirePool:
     return WirePool(
         connection_class=TlsWire if target.tls else PlainWire,
+        **target.tls_options,
         host=host,
         port=port,
         timeout=timeout_s,
@@ -197,12 +170,13 @@ def _pool(target: RedisUrl, host: str, port: int, connections: int, timeout_s: f
 
 def _sentinel_pool(target: RedisUrl, connections: int, timeout_s: float) -> SentinelPool:
     sentinels = Sentinel(  # type: ignore[no-untyped-call]
-        target.hosts, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+        target.hosts, sentinel_kwargs=target.sentinel_options(timeout_s)
     )
     return SentinelPool(
         target.service or "mymaster",
         sentinels,
         tls=target.tls,
         timeout=timeout_s,
+        **target.tls_options,
         **_options(target, connections, timeout_s),
     )

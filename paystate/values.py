@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
+
+from paystate.addresses import PARAMETERS
 
 __all__ = [
+    "TLS_PARAMETERS",
     "Unusable",
     "address_of",
     "base_address",
+    "database_address",
     "log_level",
     "mask_url",
     "redis_address_of",
@@ -68,6 +72,32 @@ def address_of(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+# What libpq, and so every provider of databases, calls them.
+TLS_PARAMETERS = frozenset({"sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword"})
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+_DATABASE_PARAMETERS = TLS_PARAMETERS | {
+    "host", "port", "user", "password", "ssl", "prepared_statement_cache_size",
+}  # fmt: skip
+
+
+def database_address(text: str) -> str:
+    """Return the URL of a database; of PostgreSQL's parameters those that asyncpg knows."""
+    parts = urlsplit(address_of("sqlite", "postgresql")(text))
+    if parts.scheme == "sqlite":
+        return text
+    given = dict(parse_qsl(parts.query, keep_blank_values=True))
+    for name in given:
+        if name not in _DATABASE_PARAMETERS:
+            shown = name if re.fullmatch(r"[a-z_]{1,40}", name) else "..."
+            raise Unusable(
+                f"has the parameter ?{shown}= which cannot be used here: leave it out. TLS is "
+                "?sslmode=verify-full&sslrootcert=FILE"
+            )
+    if given.get("sslmode", "prefer") not in _SSL_MODES:
+        raise Unusable(f"has another ?sslmode= than {', '.join(_SSL_MODES)}")
+    return text
+
+
 def redis_address_of(*schemes: str) -> Callable[[str], str]:
     """Return a parser of URLs of Redis: one server, or several with commas between them."""
 
@@ -82,6 +112,11 @@ def redis_address_of(*schemes: str) -> Callable[[str], str]:
         database = path[1:] if parts.scheme.endswith("+sentinel") else path
         if len(database) > 1 or not all(piece.isdigit() for piece in database):
             raise Unusable("ends in the number of its database, as in /0")
+        for name, value in parse_qsl(parts.query, keep_blank_values=True):
+            if name not in PARAMETERS:
+                raise Unusable(f"has a parameter that is none of {', '.join(sorted(PARAMETERS))}")
+            if name in ("ssl_check_hostname", "sentinel_tls") and value not in ("yes", "no"):
+                raise Unusable(f"has a ?{name}= that is neither yes nor no")
         return text
 
     return parse
@@ -103,7 +138,9 @@ def log_level(text: str) -> str:
     return level
 
 
-_PLAIN_PARAMETERS = frozenset({"host", "port", "sslmode", "db", "timeout"})
+_PLAIN_PARAMETERS = frozenset({"host", "port", "db", "timeout", "sslmode", "sslrootcert"}) | (
+    PARAMETERS - {"sentinel_password"}
+)
 
 
 def mask_url(url: str) -> str:

@@ -213,18 +213,19 @@ def _connect(url: str, timeout_s: float) -> Redis:
     }
     if target.topology == "sentinel":
         sentinels = Sentinel(  # type: ignore[no-untyped-call]
-            target.hosts, socket_timeout=timeout_s, socket_connect_timeout=timeout_s
+            target.hosts, sentinel_kwargs=target.sentinel_options(timeout_s)
         )
         client: Redis = sentinels.master_for(  # type: ignore[no-untyped-call]
-            target.service or "mymaster", ssl=target.tls, **options
+            target.service or "mymaster", ssl=target.tls, **target.tls_options, **options
         )
         return client
     host, port = target.hosts[0]
     scheme = "rediss" if target.tls else "redis"
     address = f"[{host}]" if ":" in host else host
     pool = BlockingConnectionPool.from_url(
-        f"{scheme}://{address}:{port}", timeout=timeout_s, max_connections=32, **options
-    )
+        f"{scheme}://{address}:{port}", timeout=timeout_s, max_connections=32,
+        **target.tls_options, **options,
+    )  # fmt: skip
     client = Redis(connection_pool=pool)
     client.auto_close_connection_pool = True
     return client

@@ -21,6 +21,7 @@ from sqlalchemy.pool import QueuePool
 
 from paystate.errors import StoreUnavailable
 from paystate.store.direct import DirectReads
+from paystate.values import TLS_PARAMETERS
 
 __all__ = ["Database", "async_url", "open_database"]
 
@@ -40,7 +41,12 @@ def async_url(url: str) -> URL:
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         return parsed.set(drivername="sqlite+aiosqlite")
-    return parsed.set(drivername="postgresql+asyncpg")
+    # asyncpg takes these in an address of its own only, as libpq's; the rest goes to it by name.
+    tls = {name: value for name, value in parsed.query.items() if name in TLS_PARAMETERS}
+    query = {name: value for name, value in parsed.query.items() if name not in tls}
+    if tls:
+        query["dsn"] = URL.create("postgresql", query=tls).render_as_string()
+    return parsed.set(drivername="postgresql+asyncpg", query=query)
 
 
 class Database:

@@ -529,11 +529,11 @@ async def test_databases_that_cannot_be_reached_are_told_apart(
     junk.write_bytes(b"no database at all" * 100)
     plain, pooler = await _stub(stack, b"N"), await _stub(stack, _REFUSAL)
     for url, found, mend in (
-        (f"postgresql://a:b@127.0.0.1:{plain}/a?ssl=require", "TLS", "?ssl="),
+        (f"postgresql://a:b@127.0.0.1:{plain}/a?ssl=require", "TLS", "?sslmode="),
+        (f"postgresql://a:b@127.0.0.1:{plain}/a?sslmode=require", "TLS", "?sslmode="),
         (f"postgresql://a:b@127.0.0.1:{pooler}/a?ssl=disable", "pooler", "ignore_startup"),
         (f"postgresql://postgres@/nowhere?{host}", "no such database", "create it"),
         (f"postgresql://nobody:{MARK}-word@/postgres?{host}", "user or password", "pg_hba"),
-        ("postgresql://a:b@127.0.0.1:1/a?sslmode=require", "parameter", "?ssl=require"),
         ("postgresql://a:b@127.0.0.1:1/a", "nobody answers", "DATABASE_URL"),
         (f"sqlite:///{tmp_path / 'none.db'}", "no such SQLite file", "paystate migrate"),
         (f"sqlite:///{junk}", "no SQLite database", "another file"),

@@ -32,11 +32,11 @@ _TROUBLES = {
     "full": ("it has no connection, memory or disk left", "look at its log; close other clients"),
     "parameter": (
         "DATABASE_URL has a parameter that asyncpg does not know",
-        "for TLS write ?ssl=require, not ?sslmode=require; drop channel_binding",
+        "leave it out; TLS is ?sslmode=verify-full&sslrootcert=FILE",
     ),
     "tls": (
         "TLS fails: it speaks none, or its certificate is not for this name",
-        "write ?ssl=require, verify-full or disable as the server has it",
+        "write ?sslmode=require, verify-full or disable as the server has it",
     ),
     "pooler": (
         "a pooler before it refuses what paystate asks for at the start",

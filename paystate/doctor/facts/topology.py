@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 
 from paystate.connections import REDIS_FAILURES, RedisUrl, connect_one
-from paystate.doctor.facts.valkey import server_url, trouble_of
+from paystate.doctor.facts.valkey import trouble_of
 
 __all__ = ["ClusterFacts", "SentinelFacts", "read_cluster", "read_sentinels"]
 
@@ -44,7 +44,7 @@ async def read_cluster(url: str, *, timeout_s: float) -> ClusterFacts:
     trouble = "unreachable"
     for host, port in target.hosts:
         client: Redis = connect_one(
-            server_url(target, host, port), connections=1, timeout_s=timeout_s
+            target.server_url(host, port), connections=1, timeout_s=timeout_s
         )
         try:
             return await _view(client, host)
@@ -90,8 +90,7 @@ async def read_sentinels(url: str, *, timeout_s: float) -> SentinelFacts:
     service = target.service or "mymaster"
 
     async def ask(host: str, port: int) -> tuple[Mapping[str, Any] | None, str]:
-        plain = f"redis://[{host}]:{port}" if ":" in host else f"redis://{host}:{port}"
-        client: Redis = connect_one(plain, connections=1, timeout_s=timeout_s)
+        client = Redis(host=host, port=port, **target.sentinel_options(timeout_s))
         try:
             return await client.sentinel_master(service), ""  # type: ignore[no-untyped-call]
         except ResponseError as e:

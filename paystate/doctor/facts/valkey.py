@@ -8,7 +8,6 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 from redis.asyncio import Redis
 from redis.asyncio.sentinel import MasterNotFoundError
@@ -25,7 +24,7 @@ from paystate.cache.scripts import GET, run
 from paystate.connections import REDIS_FAILURES, CacheClient, RedisUrl, connect, connect_one
 from paystate.keys import DEFAULT_MERCHANT, Entity, Keys
 
-__all__ = ["ServerFacts", "read_cache", "read_queue", "read_server", "server_url", "trouble_of"]
+__all__ = ["ServerFacts", "read_cache", "read_queue", "read_server", "trouble_of"]
 
 PINGS = 20
 _CONFIG = (
@@ -77,15 +76,6 @@ def trouble_of(error: BaseException) -> str:
     if "DB index" in text:
         return "database_number"
     return "refused" if isinstance(error, ResponseError) else "unreachable"
-
-
-def server_url(target: RedisUrl, host: str, port: int) -> str:
-    """Return the URL of one server of a topology, with the user and password of its own URL."""
-    who = ""
-    if target.password is not None:
-        who = f"{quote(target.username or '', safe='')}:{quote(target.password, safe='')}@"
-    shown = f"[{host}]" if ":" in host else host
-    return f"redis{'s' if target.tls else ''}://{who}{shown}:{port}"
 
 
 async def read_server(
@@ -146,7 +136,7 @@ async def read_cache(
     """
     target = RedisUrl(url)
     if target.topology == "cluster":
-        places = [(server_url(target, *_split(one)), one) for one in servers]
+        places = [(target.server_url(*_split(one)), one) for one in servers]
     else:
         places = [(url, "cache")]
     asked = (read_server(place, name, timeout_s=timeout_s, now=now) for place, name in places)
