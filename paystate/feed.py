@@ -117,7 +117,10 @@ class Subscription:
 
 
 class Feed:
-    """Listens once for a whole process and tells everyone in it. `run` does the work."""
+    """Listens once for a whole process and tells everyone in it. `run` does the work.
+
+    `merchants` may be another set later, once `merchants_changed` has been called.
+    """
 
     def __init__(
         self,
@@ -136,7 +139,9 @@ class Feed:
         self._replay = replay
         self._near = near
         self._heard_at = 0.0
-        self._channels = [keys.all_changes(merchant) for merchant in merchants]
+        self._keys = keys
+        self._merchants = merchants
+        self._added = False
         self._metrics = metrics
         self._silence_s = silence_s
         self._poll_s = poll_s
@@ -214,6 +219,10 @@ class Feed:
             self._versions.popitem(last=False)
         return True
 
+    def merchants_changed(self) -> None:
+        """Listen to those as well that have been added. Those that are gone say nothing more."""
+        self._added = True
+
     # --- the wire ---
 
     async def run(self) -> None:
@@ -240,8 +249,15 @@ class Feed:
     async def _listen(self) -> None:
         """Listen on one connection until it breaks or falls silent."""
         async with self._redis.pubsub() as pubsub:
-            await pubsub.subscribe(*self._channels)
+            heard: set[str] = set()
+            self._added = True
             while True:
+                if self._added:  # the next heartbeat, and so this line, is never far
+                    self._added = False
+                    channels = set(map(self._keys.all_changes, self._merchants)) - heard
+                    heard |= channels
+                    if channels:
+                        await pubsub.subscribe(*channels)
                 message = await pubsub.get_message(timeout=self._silence_s)
                 if message is None:
                     self._metrics.feed_gaps.labels("silence").inc()

@@ -176,6 +176,10 @@ class Keys:
         """Return the key of the provider budget of a merchant in `window` (an hour, a cool-off)."""
         return f"{self.prefix}:rate:{segment(merchant)}:{segment(window)}"
 
+    def calls(self, caller: str, merchant: str, minute: int) -> str:
+        """Return the key that counts a caller's calls of the API; `minute` since the epoch."""
+        return f"{self._scope(merchant)}:calls:{segment(caller)}:{minute}"
+
     @property
     def wake(self) -> str:
         """Return the channel that wakes idle workers when a job has been queued."""

@@ -257,6 +257,18 @@ class Metrics:
             ["by"],
             registry=r,
         )
+        self.merchants_reloads = Counter(
+            "paystate_merchants_reloads_total",
+            "Times the merchants file has changed, by what became of it: taken or refused.",
+            ["outcome"],
+            registry=r,
+        )
+        self.merchants_refused = Gauge(
+            "paystate_merchants_file_refused",
+            "1 while the merchants file cannot be used, and what it said before is in force.",
+            multiprocess_mode="livemax",
+            registry=r,
+        )
         self.queue_errors = Counter(
             "paystate_queue_errors_total", "Failed queue calls.", ["operation"], registry=r
         )

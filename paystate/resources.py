@@ -7,6 +7,7 @@ Nothing here talks to the network: a process starts while its cache or database 
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
 import socket
@@ -20,11 +21,9 @@ import aiohttp
 from paystate.cache.statuses import StatusCache
 from paystate.connections import CacheClient, connect
 from paystate.feed import Feed
-from paystate.flutterwave.client import Credentials, FlutterwaveClient
-from paystate.flutterwave.shared_gate import RedisGate
+from paystate.flutterwave.accounts import credentials_of, open_client, open_gate
 from paystate.flutterwave.transport import provider_session
 from paystate.keys import Keys
-from paystate.merchants import Merchant
 from paystate.near import NearCache
 from paystate.observability import Metrics
 from paystate.payments.answers import StatusAnswer
@@ -38,6 +37,7 @@ from paystate.payments.reconciling import Reconciler
 from paystate.payments.recording import Recorder
 from paystate.payments.settling import Provider, Settler
 from paystate.queue import Queue, open_queue
+from paystate.roster import Changed, Roster
 from paystate.settings import Settings
 from paystate.store import Store, open_store
 
@@ -62,43 +62,54 @@ class Resources:
     providers: Mapping[str, Provider]
     interest: Interest
     reconciliation: Reconciliation
+    roster: Roster
 
 
-def _provider(
-    merchant: Merchant,
-    settings: Settings,
-    session: aiohttp.ClientSession,
-    redis: CacheClient,
-    keys: Keys,
-) -> Provider:
-    credentials = Credentials(
-        secret_key=merchant.secret_key,
-        client_id=merchant.client_id,
-        client_secret=merchant.client_secret,
-        base_url=settings.base_url,
-        v4_base_url=settings.v4_base_url,
-        token_url=settings.token_url,
-    )
-    gate = RedisGate(
-        redis,
-        keys,
-        merchant.name,
-        hourly_budget=settings.provider_calls_per_hour,
-        per_minute=settings.provider_calls_per_minute,
-    )
-    client = FlutterwaveClient(
-        credentials,
-        session,
-        gate,
-        merchant=merchant.name,
-        timeout_s=float(settings.provider_timeout_s),
-    )
-    return Provider(client, merchant.confirm, credentials.has_v3 or credentials.has_v4)
+class _Providers(dict[str, Provider]):
+    """Each merchant's provider; those whose merchants change are made anew."""
+
+    def __init__(
+        self,
+        roster: Roster,
+        settings: Settings,
+        session: aiohttp.ClientSession,
+        redis: CacheClient,
+        keys: Keys,
+    ) -> None:
+        super().__init__()
+        self._roster = roster
+        self._settings = settings
+        self._session = session
+        self._redis = redis
+        self._keys = keys
+        for name in roster.merchants:
+            self._make(name)
+        roster.follow(self._renew)
+
+    def _renew(self, changed: Changed) -> None:
+        for name in changed.removed:
+            del self[name]
+        for name in changed.added | changed.changed:
+            self._make(name)
+
+    def _make(self, name: str) -> None:
+        merchant, settings = self._roster.merchants[name], self._settings
+        gate = open_gate(merchant, settings, self._redis, self._keys)
+        timeout_s = float(settings.provider_timeout_s)
+        client = open_client(merchant, settings, self._session, gate, timeout_s=timeout_s)
+        credentials = credentials_of(merchant, settings)
+        can_ask = credentials.has_v3 or credentials.has_v4
+        self[name] = Provider(client, merchant.confirm, can_ask)
 
 
 def _holder() -> str:
     """Return a name for this process in claims: where it runs, and which run it is."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.wait([task], timeout=2)
 
 
 @asynccontextmanager
@@ -126,10 +137,8 @@ async def open_resources(
         cache = StatusCache(
             redis, lease_ms=settings.lease_ms, ttl=settings.ttl, metrics=metrics, keys=keys
         )
-        providers: Mapping[str, Provider] = {
-            name: _provider(merchant, settings, session, redis, keys)
-            for name, merchant in settings.merchants.items()
-        }
+        roster = Roster(settings, metrics)
+        providers = _Providers(roster, settings, session, redis, keys)
         recorder = Recorder(store, cache, queue, metrics)
         stack.push_async_callback(recorder.drain)
         settler = Settler(store, cache, providers, metrics, holder=_holder())
@@ -186,6 +195,9 @@ async def open_resources(
             interest=interest,
         )
         stack.push_async_callback(lookups.drain)
+        stack.push_async_callback(_end, asyncio.create_task(roster.run()))
+        feed = Feed(redis, store, keys, roster.merchants, metrics, near=near)
+        roster.follow(lambda _: feed.merchants_changed())
         yield Resources(
             settings,
             metrics,
@@ -197,8 +209,9 @@ async def open_resources(
             recorder,
             settler,
             lookups,
-            Feed(redis, store, keys, tuple(settings.merchants), metrics, near=near),
+            feed,
             providers,
             interest,
             reconciliation,
+            roster,
         )

@@ -16,12 +16,20 @@ from urllib.parse import urlsplit
 
 from paystate.errors import SettingsInvalid
 from paystate.keys import DEFAULT_MERCHANT
-from paystate.merchants import Confirm, Merchant, confirm, further_merchants
+from paystate.merchants import (
+    ApiVersion,
+    Confirm,
+    Merchant,
+    api_version,
+    confirm,
+    further_merchants,
+    shared_tokens,
+)
 from paystate.ttl import TtlPolicy
 from paystate.values import (
     Unusable,
-    address_of,
     base_address,
+    database_address,
     log_level,
     mask_url,
     redis_address_of,
@@ -67,8 +75,9 @@ class Settings:
         "DATABASE_URL",
         "sqlite:///.paystate/paystate.db",
         "System of record: sqlite:///path (one host) or postgresql://user:pass@host/name. It must "
-        "be the primary; a replica would answer with the past.",
-        parse=address_of("sqlite", "postgresql"),
+        "be the primary; a replica would answer with the past. TLS: "
+        "?sslmode=verify-full&sslrootcert=FILE.",
+        parse=database_address,
         secret=True,
     )
     cache_url: str = _setting(
@@ -128,6 +137,13 @@ class Settings:
         "signed v4 bodies) or never (whoever saw one v3 webhook can forge the next).",
         parse=confirm,
     )
+    api: ApiVersion = _setting(
+        "FLW_API",
+        ApiVersion.ANY,
+        "Which of Flutterwave's APIs the account has: any, v3 or v4. With v4, webhooks signed as "
+        "v3's are refused: whoever has seen one of those knows the secret.",
+        parse=api_version,
+    )
     api_tokens: tuple[str, ...] = _setting(
         "API_TOKENS",
         (),
@@ -136,6 +152,13 @@ class Settings:
         "binds to loopback only.",
         parse=secrets,
         secret=True,
+    )
+    api_calls_per_minute: int = _setting(
+        "API_CALLS_PER_MINUTE",
+        0,
+        "Calls of the API that each token may make in a minute, over all processes; then 429. Too "
+        "low and a busy page of yours is refused. 0 is no limit.",
+        parse=whole(0, 10_000_000),
     )
     link_keys: tuple[str, ...] = _setting(
         "LINK_KEY",
@@ -198,7 +221,8 @@ class Settings:
         "MERCHANTS_FILE",
         None,
         "TOML file with one table for each further merchant: secret_hash, secret_key, client_id, "
-        "client_secret, confirm; a value env:NAME is read from the environment.",
+        "client_secret, confirm, api, tokens, budgets and addresses (docs/merchants.md); a value "
+        "env:NAME is read from the environment. What changes in it is in force two seconds later.",
     )
     max_body_bytes: int = _setting(
         "MAX_BODY_BYTES",
@@ -495,15 +519,17 @@ def _merchants(
 ) -> dict[str, Merchant]:
     first = Merchant(
         DEFAULT_MERCHANT,
-        settings.secret_hashes,
-        settings.secret_key,
-        settings.client_id,
-        settings.client_secret,
-        settings.confirm,
+        secret_hashes=settings.secret_hashes,
+        secret_key=settings.secret_key,
+        client_id=settings.client_id,
+        client_secret=settings.client_secret,
+        confirm=settings.confirm,
+        api=settings.api,
     )
     found = {DEFAULT_MERCHANT: first}
     if settings.merchants_file is not None:
         found |= further_merchants(settings.merchants_file, env, problems)
+        problems += shared_tokens(found, settings.api_tokens)
     return found
 
 

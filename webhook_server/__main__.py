@@ -62,7 +62,7 @@ async def _beat(resources: Resources) -> None:
     """Keep the heartbeat going; without Redis there is nobody to hear it."""
     while True:
         try:
-            await beat(resources.redis, resources.keys, resources.settings.merchants)
+            await beat(resources.redis, resources.keys, resources.roster.merchants)
         except REDIS_FAILURES:
             logger().info("heartbeat_missed")
         await asyncio.sleep(HEARTBEAT_S)

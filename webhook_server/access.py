@@ -1,55 +1,25 @@
 """Who may ask what: bearer tokens, bound to a merchant and to reading or operating.
 
-A browser that has signed in sends a cookie in place of its token; see `webhook_server.sessions`.
-
 Tokens are looked up by their SHA-256, so the time of a refusal says nothing about them. Without any
-token configured everything is open, and the settings let the server bind to loopback only.
+token configured everything is open, and the settings let the server bind to loopback only. A
+browser that has signed in has a cookie in the place of its token.
 """
 
 from __future__ import annotations
 
-import hashlib
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
 
 from aiohttp import web
 
 from paystate.keys import DEFAULT_MERCHANT
+from paystate.merchants import Merchant
+from webhook_server.callers import CALLER, Caller, callers, digest, everyone, tokens_of
+from webhook_server.limits import Limits
 from webhook_server.problems import Refused
 from webhook_server.sessions import COOKIE, Sessions, is_own_page
 
 __all__ = ["Access", "Caller"]
-
-_NARROWED = re.compile(r"([a-z0-9_-]{1,40}):([a-z0-9_-]{1,40}):(read|operate)=(.+)")
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Whom a token stands for. `merchant` None means every merchant."""
-
-    name: str
-    merchant: str | None
-    operator: bool
-
-
-EVERYONE = Caller("everyone", None, operator=True)
-
-
-def _bare(text: str) -> str:
-    """Return the token itself of a form that API_TOKENS takes."""
-    narrowed = _NARROWED.fullmatch(text)
-    return narrowed[4] if narrowed is not None else text
-
-
-def _refuse_strangers(request: web.Request) -> None:
-    if not is_own_page(request):
-        raise Refused(403, "other_site", "a page of another site may not do this")
-
-
-def _digest(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
-
 
 _SAFE = frozenset({"GET", "HEAD"})
 
@@ -57,63 +27,102 @@ _SAFE = frozenset({"GET", "HEAD"})
 REMEMBERED = 1000
 
 
-class Access:
-    """Checks tokens of the forms that API_TOKENS takes."""
+def _refuse_strangers(request: web.Request) -> None:
+    if request.method not in _SAFE and not is_own_page(request):
+        raise Refused(403, "other_site", "a page of another site may not do this")
 
-    def __init__(self, tokens: Sequence[str]) -> None:
+
+class Access:
+    """Checks tokens of the forms that API_TOKENS takes, and those that `merchants` have.
+
+    `per_minute` is the limit of calls of a token whose merchant has none of its own; 0 is none.
+    """
+
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        merchants: Mapping[str, Merchant] | None = None,
+        limits: Limits | None = None,
+        *,
+        per_minute: int = 0,
+    ) -> None:
+        self._tokens = tokens
+        self._merchants = merchants or {}
+        self._limits = limits
+        self._per_minute = per_minute
         self._callers: dict[bytes, Caller] = {}
+        self._everyone = everyone()
         # Headers that have proved good, as they were sent: the same callers come again and again.
         self._seen: dict[str, Caller] = {}
-        self.sessions = Sessions(_bare(text) for text in tokens)
-        for text in tokens:
-            narrowed = _NARROWED.fullmatch(text)
-            if narrowed is None:
-                self._callers[_digest(text)] = Caller("operator", None, operator=True)
-                continue
-            name, merchant, right, token = narrowed.groups()
-            self._callers[_digest(token)] = Caller(name, merchant, operator=right == "operate")
+        self.sessions = Sessions(())
+        self.merchants_changed()
 
     def __repr__(self) -> str:
         return f"Access({len(self._callers)} tokens)"
 
-    def caller(self, request: web.Request) -> Caller:
-        """Return who asks. Raises Refused (401)."""
+    def merchants_changed(self) -> None:
+        """Take the merchants' tokens and limits as they are now."""
+        for caller in (self._everyone, *self._callers.values()):
+            caller.left = -math.inf  # whoever has let it in is to ask again
+        per_minute = self._per_minute if self._limits is not None else 0
+        self._callers = callers(self._tokens, self._merchants, per_minute=per_minute)
+        self._everyone = everyone()
+        self._seen.clear()
+        self.sessions = Sessions(token.text for token in tokens_of(self._tokens, self._merchants))
+        if self._limits is not None:
+            self._limits.forget()
+
+    async def admit(self, request: web.Request) -> None:
+        """Count a call of whoever asks, if it is known who does. Raises Refused (429)."""
+        caller = self._find(request)
+        if caller is None:
+            return  # the handler refuses, or asks for no token
+        request[CALLER] = caller
+        if caller.left < 1 and self._limits is not None:
+            await self._limits.admit(caller)
+        else:
+            caller.left -= 1
+
+    def _find(self, request: web.Request) -> Caller | None:
+        """Return who asks, if that can be told; whether it may is for `caller` to say."""
         if not self._callers:
-            # Whoever can reach this machine may ask; but not a page from elsewhere in its browser.
-            if request.method not in _SAFE and "Origin" in request.headers:
-                _refuse_strangers(request)
-            return EVERYONE
+            return self._everyone
         header = request.headers.get("Authorization", "")
         seen = self._seen.get(header)
         if seen is not None:
             return seen
         if not header and COOKIE in request.cookies:
-            return self._signed_in(request)
+            session = self.sessions.token(request.cookies[COOKIE])
+            return self.known(session) if session is not None else None
         scheme, _, token = header.partition(" ")
         found = self.known(token.strip()) if scheme.lower() == "bearer" else None
-        if found is None:
-            reason = "token_unknown" if token else "token_missing"
-            raise Refused(
-                401,
-                reason,
-                "send one of the tokens of API_TOKENS as `Authorization: Bearer TOKEN`",
-                {"WWW-Authenticate": 'Bearer realm="paystate"'},
-            )
-        if len(self._seen) < REMEMBERED:
+        if found is not None and len(self._seen) < REMEMBERED:
             self._seen[header] = found
         return found
 
     def known(self, token: str) -> Caller | None:
         """Return whom a token stands for, if anybody."""
-        return self._callers.get(_digest(token))
+        return self._callers.get(digest(token))
 
-    def _signed_in(self, request: web.Request) -> Caller:
-        token = self.sessions.token(request.cookies[COOKIE])
-        found = self.known(token) if token is not None else None
-        if found is None:
-            raise Refused(401, "session_ended", "sign in again: the session has ended")
-        if request.method not in _SAFE:
+    def caller(self, request: web.Request) -> Caller:
+        """Return who asks. Raises Refused (401, 403)."""
+        found = request.get(CALLER) or self._find(request)
+        if not self._callers:
+            # Whoever can reach this machine may ask; but not a page from elsewhere in its browser.
+            if "Origin" in request.headers:
+                _refuse_strangers(request)
+        elif "Authorization" not in request.headers and COOKIE in request.cookies:
+            if found is None:
+                raise Refused(401, "session_ended", "sign in again: the session has ended")
             _refuse_strangers(request)
+        if found is None:
+            has_token = bool(request.headers.get("Authorization", "").partition(" ")[2])
+            raise Refused(
+                401,
+                "token_unknown" if has_token else "token_missing",
+                "send one of the tokens of API_TOKENS as `Authorization: Bearer TOKEN`",
+                {"WWW-Authenticate": 'Bearer realm="paystate"'},
+            )
         return found
 
     def merchant(self, request: web.Request, known: Sequence[str]) -> str:
@@ -123,7 +132,7 @@ class Access:
         if caller.merchant is not None:
             if wanted not in (None, caller.merchant):
                 raise Refused(403, "other_merchant", "this token is bound to another merchant")
-            return caller.merchant
+            wanted = caller.merchant
         if wanted is None:
             return DEFAULT_MERCHANT
         if wanted not in known:

@@ -13,6 +13,7 @@ from webhook_server.expected import ExpectedEndpoint
 from webhook_server.files import Files
 from webhook_server.front import FRONT, INTAKE
 from webhook_server.intake import Intake
+from webhook_server.limits import Limits
 from webhook_server.links import LinkEndpoints
 from webhook_server.middleware import surround
 from webhook_server.operations import OperationEndpoints
@@ -27,17 +28,22 @@ __all__ = ["make_app"]
 
 def make_app(resources: Resources) -> web.Application:
     """Return the application over `resources`, which outlive it."""
-    settings = resources.settings
+    settings, roster = resources.settings, resources.roster
+    access = Access(
+        settings.api_tokens,
+        roster.merchants,
+        Limits(resources.redis, resources.keys),
+        per_minute=settings.api_calls_per_minute,
+    )
+    roster.follow(lambda _: access.merchants_changed())
+    verbose = settings.log_level == "DEBUG"
     app = web.Application(
-        middlewares=[surround(resources.metrics, verbose=settings.log_level == "DEBUG")],
+        middlewares=[surround(resources.metrics, admit=access.admit, verbose=verbose)],
         client_max_size=settings.max_body_bytes,
     )
-    reader = WebhookReader(
-        {name: merchant.secret_hashes for name, merchant in settings.merchants.items()},
-        max_body_bytes=settings.max_body_bytes,
-    )
+    reader = WebhookReader(roster.merchants, max_body_bytes=settings.max_body_bytes)
     webhooks = WebhookEndpoint(reader, resources.recorder, resources.metrics)
-    access, merchants = Access(settings.api_tokens), tuple(settings.merchants)
+    merchants = roster.names
     payments = PaymentEndpoints(
         resources.lookups,
         resources.store,
@@ -46,7 +52,7 @@ def make_app(resources: Resources) -> web.Application:
         merchants,
         resources.metrics,
     )
-    if settings.log_level != "DEBUG":  # which wants a line of every lookup
+    if not verbose:  # which wants a line of every lookup
         app[FRONT] = payments
         app[INTAKE] = Intake(reader, resources.recorder, resources.metrics)
     streams = StreamEndpoints(resources.feed, resources.lookups, resources.store, access, merchants)
@@ -77,7 +83,7 @@ def _add_pages(app: web.Application, resources: Resources, access: Access) -> No
     links, files = Links(settings.link_keys), Files()
     app.add_routes(
         LinkEndpoints(
-            links, resources.lookups, access, tuple(settings.merchants),
+            links, resources.lookups, access, resources.roster.names,
             ttl_s=settings.link_ttl_s, public_url=settings.public_url,
         ).routes()
     )  # fmt: skip

@@ -24,8 +24,9 @@ from paystate.connections import REDIS_FAILURES
 from paystate.errors import CacheUnavailable, PaystateError, QueueUnavailable, StoreUnavailable
 from paystate.resources import Resources
 from paystate.store.overview import Overview
-from webhook_server.access import EVERYONE, Access, Caller
+from webhook_server.access import Access, Caller
 from webhook_server.bodies import read_within
+from webhook_server.callers import EVERYONE
 from webhook_server.figures import fleet, merchant_figures
 from webhook_server.files import Files
 from webhook_server.middleware import LOG_FIELDS
@@ -45,7 +46,7 @@ class BoardEndpoints:
         self._resources = resources
         self._access = access
         self._files = files
-        self._merchants: Sequence[str] = tuple(resources.settings.merchants)
+        self._merchants: Sequence[str] = resources.roster.names
         self._overviews: Coalescer[str | None, Overview] = Coalescer(
             self._load, most=100, pace_s=PACE_S
         )
@@ -137,7 +138,7 @@ class BoardEndpoints:
             "merchant": caller.merchant,
             "operator": caller.operator,
             "merchants": list(self._merchants) if caller.merchant is None else [caller.merchant],
-            "session": caller is not EVERYONE and COOKIE in request.cookies,
+            "session": caller.account != EVERYONE and COOKIE in request.cookies,
         }
 
     async def _overview(self, merchant: str | None) -> Overview:

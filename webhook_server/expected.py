@@ -35,7 +35,7 @@ class ExpectedEndpoint:
 
     def __init__(self, resources: Resources, access: Access) -> None:
         self._access = access
-        self._merchants: Sequence[str] = tuple(resources.settings.merchants)
+        self._merchants: Sequence[str] = resources.roster.names
         self._lookups = resources.lookups
         self._metrics = resources.metrics
         self._registrar = Registrar(

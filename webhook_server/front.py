@@ -26,6 +26,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from paystate.errors import PaystateError
+from webhook_server.callers import CALLER, everyone
 from webhook_server.prepared import NO_TAGS, Made
 
 __all__ = [
@@ -103,8 +104,8 @@ class FrontHandler(web.RequestHandler):
     """One connection."""
 
     __slots__ = (
-        "_asked", "_between", "_early", "_front", "_intake", "_known", "_merchant", "_question",
-        "_tags", "failure",
+        "_asked", "_between", "_caller", "_early", "_front", "_intake", "_known", "_merchant",
+        "_question", "_tags", "failure",
     )  # fmt: skip
 
     def __init__(
@@ -122,6 +123,7 @@ class FrontHandler(web.RequestHandler):
         self._known: bytes | None = None
         self._tags = NO_TAGS
         self._merchant = ""
+        self._caller = everyone()
         # The lookup or the recording under way, and the pieces that have come since it began.
         self._question: asyncio.Future[Any] | None = None
         self._early: list[bytes] = []
@@ -149,9 +151,12 @@ class FrontHandler(web.RequestHandler):
 
     def _answer(self, line: re.Match[bytes], data: bytes) -> bool:
         """Send the answer to a question, now or when it is found; False if none can be sent."""
-        transport = self.transport
+        transport, caller = self.transport, self._caller
+        if caller.left < 1:
+            return False  # it may be too many, or the token may be good no more
         if self._force_close or self._close or transport is None or self.writing_paused:
             return False
+        caller.left -= 1
         # An idle connection is closed; this one is not idle.
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         is_reference, own_id = line[1] is not None, line[2].decode()
@@ -242,8 +247,10 @@ class FrontHandler(web.RequestHandler):
         if self._asked is None or request.body_exists or "Upgrade" in request.headers:
             return
         self._between = True
-        if merchant is not None:
+        caller = request.get(CALLER)
+        if merchant is not None and caller is not None:
             self._known, self._merchant, self._tags = self._asked, merchant, tags
+            self._caller = caller
         self._asked = None
 
 

@@ -52,8 +52,13 @@ def _http_problem(error: web.HTTPException) -> web.Response:
     return problem(error.status, reason, detail, headers)
 
 
-def surround(metrics: Metrics, *, verbose: bool) -> Middleware:
-    """Return the middleware; `verbose` has it log the lookups that were answered too."""
+def surround(
+    metrics: Metrics, *, admit: Callable[[web.Request], Awaitable[None]], verbose: bool
+) -> Middleware:
+    """Return the middleware; `verbose` has it log the lookups that were answered too.
+
+    `admit` raises for a request that must not be handled.
+    """
     counters: dict[tuple[str, int], Counter] = {}
 
     @web.middleware
@@ -68,6 +73,7 @@ def surround(metrics: Metrics, *, verbose: bool) -> Middleware:
                 started = failure.asked_s
                 fields |= failure.fields
                 raise failure.error
+            await admit(request)
             response = await handler(request)
         except PaystateError as e:
             fields["reason"] = e.reason

@@ -43,7 +43,7 @@ class OperationEndpoints:
     def __init__(self, resources: Resources, access: Access) -> None:
         self._store: Store = resources.store
         self._access = access
-        self._merchants: Sequence[str] = tuple(resources.settings.merchants)
+        self._merchants: Sequence[str] = resources.roster.names
         self._operator = Operator(
             resources.store, resources.cache, resources.queue, resources.settler, resources.metrics
         )

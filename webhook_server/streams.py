@@ -100,7 +100,7 @@ class StreamEndpoints:
         """``GET /api/changes``: server-sent events if they are asked for, else JSON."""
         caller = self._access.caller(request)
         merchant = caller.merchant
-        if merchant is None and "merchant" in request.query:
+        if merchant is not None or "merchant" in request.query:
             merchant = self._access.merchant(request, self._merchants)
         after = _cursor(request)
         if "text/event-stream" in request.headers.get("Accept", ""):

@@ -27,7 +27,7 @@ class UnsettledEndpoint:
     def __init__(self, resources: Resources, access: Access) -> None:
         self._store = resources.store
         self._access = access
-        self._merchants: Sequence[str] = tuple(resources.settings.merchants)
+        self._merchants: Sequence[str] = resources.roster.names
 
     def routes(self) -> list[web.RouteDef]:
         """Return the routes."""

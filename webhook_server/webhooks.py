@@ -21,10 +21,11 @@ from paystate.flutterwave.exact import read_body
 from paystate.flutterwave.payloads import parse_event
 from paystate.flutterwave.signatures import Headers, SignatureVerifier
 from paystate.keys import DEFAULT_MERCHANT
+from paystate.merchants import Merchant
 from paystate.observability import Metrics, logger
 from paystate.payments.recording import Recorder, new_event
 from paystate.store import Recorded
-from paystate.updates import Event, Ignored
+from paystate.updates import Api, Event, Ignored
 from webhook_server.bodies import read_within
 from webhook_server.middleware import LOG_FIELDS
 from webhook_server.problems import Refused
@@ -37,18 +38,23 @@ log = logger()
 class WebhookReader:
     """Tells genuine webhooks from others, and what they say.
 
-    `secrets` are the live ones of each merchant.
+    `merchants` may be others later: their secrets are those of the moment.
     """
 
-    def __init__(self, secrets: Mapping[str, tuple[str, ...]], *, max_body_bytes: int) -> None:
-        self._verifiers = {name: SignatureVerifier(hashes) for name, hashes in secrets.items()}
+    def __init__(self, merchants: Mapping[str, Merchant], *, max_body_bytes: int) -> None:
+        self._merchants = merchants
+        self._verifiers: dict[str, tuple[Merchant, SignatureVerifier]] = {}
         self.max_body_bytes = max_body_bytes
 
     def verifier(self, merchant: str) -> SignatureVerifier:
         """Return what verifies the webhooks of `merchant`. Raises Refused (404)."""
-        verifier = self._verifiers.get(merchant)
-        if verifier is None:
+        found = self._merchants.get(merchant)
+        if found is None:
             raise Refused(404, "unknown_merchant", "no such merchant is configured")
+        known, verifier = self._verifiers.get(merchant, (None, None))
+        if verifier is None or known is not found:
+            verifier = SignatureVerifier(found.secret_hashes, filter(found.api.allows, Api))
+            self._verifiers[merchant] = found, verifier
         return verifier
 
     def read(self, merchant: str, raw: bytes, headers: Headers, content_type: str) -> Event:

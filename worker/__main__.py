@@ -42,7 +42,7 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         auditor = Auditor(audit, stop, every_s=settings.audit_round_s, sample=settings.audit_sample)
 
         async def heartbeat() -> None:
-            await beat(resources.redis, resources.keys, settings.merchants)
+            await beat(resources.redis, resources.keys, resources.roster.merchants)
             await pause(stop, HEARTBEAT_S)
 
         rounds = {

@@ -91,7 +91,8 @@ class Follower:
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._redis = redis
-        self._channels = [keys.all_changes(merchant) for merchant in merchants]
+        self._keys = keys
+        self._merchants = merchants
         self._sampling = sampling
         self._checker = checker
         self._ledger = ledger
@@ -112,8 +113,12 @@ class Follower:
             await asyncio.sleep(self._allowance.wait_s)
         try:
             async with self._redis.pubsub() as pubsub:
-                await pubsub.subscribe(*self._channels)
+                heard: set[str] = set()
                 while not self._allowance.is_spent:
+                    channels = set(map(self._keys.all_changes, self._merchants)) - heard
+                    if channels:  # of merchants that have been added, too
+                        await pubsub.subscribe(*channels)
+                        heard |= channels
                     message = await pubsub.get_message(timeout=SILENCE_S)
                     if message is None:
                         raise TimeoutError("no heartbeat")

@@ -54,7 +54,7 @@ async def open_audit(
         )
         sampling = store.sampling
         follower = Follower(
-            resources.redis, keys, tuple(settings.merchants), sampling, checker, ledger,
+            resources.redis, keys, resources.roster.merchants, sampling, checker, ledger,
             per_s=settings.audit_changes_per_s,
         )  # fmt: skip
         provider = ProviderCheck(

@@ -30,8 +30,7 @@ from paystate.doctor.facts.topology import read_cluster, read_sentinels
 from paystate.doctor.facts.valkey import ServerFacts, read_cache, read_queue
 from paystate.doctor.findings import Finding, Missing, NotKnown, Outcome, Verdict
 from paystate.errors import QueueUnavailable
-from paystate.flutterwave.gate import Gate, LocalGate
-from paystate.flutterwave.shared_gate import RedisGate
+from paystate.flutterwave.accounts import open_gate
 from paystate.keys import DEFAULT_MERCHANT, Keys
 from paystate.queue import open_queue
 
@@ -204,14 +203,13 @@ async def _provider(case: Case, session: aiohttp.ClientSession) -> None:
     one = case.settings
     _usable(case, "FLW_BASE_URL", "FLW_V4_BASE_URL", "FLW_TOKEN_URL")
     wait_s = min(case.options.timeout_s * _ANSWER_SHARE, float(one.provider_timeout_s))
-    budget = one.provider_calls_per_hour
-    gates: dict[str, Gate] = {m: LocalGate(hourly_budget=budget) for m in one.merchants}
     async with AsyncExitStack() as stack:
+        redis = None
         if "CACHE_URL" not in case.unusable:
             # The budget and the cool-off of all processes hold for the doctor as well.
             redis = connect(one.cache_url, timeout_s=one.cache_timeout_ms / 1000)
             stack.push_async_callback(redis.aclose)
-            gates = {m: RedisGate(redis, Keys(), m, hourly_budget=budget) for m in one.merchants}
+        gates = {name: open_gate(m, one, redis, Keys()) for name, m in one.merchants.items()}
         found: dict[str, ProviderFacts] = await ask_provider(
             one.merchants, one, gates, session, timeout_s=wait_s
         )

@@ -20,6 +20,7 @@ from enum import StrEnum
 
 __all__ = [
     "HOUR_S",
+    "PUBLISHED_PER_MINUTE",
     "PURPOSES",
     "WINDOW_S",
     "Budget",
@@ -35,7 +36,7 @@ WINDOW_S = 10
 # Any minute, wherever it begins, touches at most this many windows.
 _WINDOWS_IN_A_MINUTE = 7
 # What Flutterwave has published; a larger hourly budget says that the account is allowed more.
-_PUBLISHED_PER_MINUTE = 300
+PUBLISHED_PER_MINUTE = 300
 # An hour's budget is spent in fifty minutes at the least.
 _FASTEST_MINUTES = 50
 
@@ -99,7 +100,7 @@ class Budget:
         if self.per_hour < 1:
             raise ValueError("an hourly budget of at least one call is needed")
         if self.per_minute < 1:
-            most = max(_PUBLISHED_PER_MINUTE, self.per_hour // _FASTEST_MINUTES)
+            most = max(PUBLISHED_PER_MINUTE, self.per_hour // _FASTEST_MINUTES)
             object.__setattr__(self, "per_minute", most)
 
     @property

@@ -37,16 +37,18 @@ class Headers(Protocol):
 class SignatureVerifier:
     """Verifies webhooks against every secret that is live: the current one, and the last.
 
-    Raises ValueError without a secret, or with a blank one: nothing compared with nothing matches.
+    `apis` are those whose signatures are taken. Raises ValueError without a secret, or with a
+    blank one: nothing compared with nothing matches.
     """
 
-    __slots__ = ("_digests", "_macs")
+    __slots__ = ("_apis", "_digests", "_macs")
 
-    def __init__(self, secrets: Sequence[str]) -> None:
+    def __init__(self, secrets: Sequence[str], apis: Iterable[Api] = tuple(Api)) -> None:
         if isinstance(secrets, str):  # also a Sequence[str]: of one-letter secrets
             raise ValueError("secrets is a sequence of secrets, not one secret")  # noqa: TRY004
         if not secrets or not all(secret.strip() for secret in secrets):
             raise ValueError("at least one secret is needed, and none may be blank")
+        self._apis = frozenset(apis)
         keys = [_secret_bytes(secret) for secret in secrets]
         self._digests = [hashlib.sha256(key).digest() for key in keys]
         self._macs = [hmac.new(key, digestmod="sha256") for key in keys]
@@ -58,17 +60,24 @@ class SignatureVerifier:
         """Return which API's signature `headers` carry for the exact body `raw`.
 
         Raises `SignatureRejected`: ``missing``, ``repeated`` (either header more than once),
-        ``malformed`` (no value that any secret could give) or ``mismatch``.
+        ``malformed`` (no value that any secret could give), ``mismatch`` or ``other_api`` (the
+        merchant has only the other one).
         """
         v3 = _single(headers, V3_HEADER)
         v4 = _single(headers, V4_HEADER)
         if v4 is not None:
+            self._require(Api.V4)
             self._verify_v4(raw, v4)
             return Api.V4
         if v3 is not None:
+            self._require(Api.V3)
             self._verify_v3(v3)
             return Api.V3
         raise SignatureRejected("missing")
+
+    def _require(self, api: Api) -> None:
+        if api not in self._apis:
+            raise SignatureRejected("other_api")
 
     def _verify_v3(self, value: bytes) -> None:
         if not value:

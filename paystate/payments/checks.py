@@ -36,7 +36,9 @@ MOST_FAILURES = 3
 
 NOT_FOUND, IMPOSSIBLE, SETTLED, OPEN = "not_found", "impossible", "settled", "open"
 # The provider has had enough of us, or would refuse everything: nothing more of that merchant now.
-_HOPELESS = frozenset({"budget_spent", "cooling_off", "rate_limited", "credentials"})
+_HOPELESS = frozenset(
+    {"budget_spent", "pace_spent", "cooling_off", "rate_limited", "breaker_open", "credentials"}
+)
 
 
 def gap_s(age_s: float, *, least_s: float, draw: float) -> float:

@@ -77,7 +77,7 @@ class Lister:
 
         Raises StoreUnavailable.
         """
-        for name, provider in self._providers.items():
+        for name, provider in tuple(self._providers.items()):  # merchants come and go
             if merchant not in (None, name):
                 continue
             for api in (Api.V3, Api.V4):

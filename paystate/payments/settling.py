@@ -209,7 +209,9 @@ class Settler:
     ) -> list[Decision | Retry]:
         """Decide the rows of one payment, with at most one question to the provider."""
         try:
-            provider = self._providers[state.entity.merchant]
+            provider = self._providers.get(state.entity.merchant)
+            if provider is None:  # since a moment ago
+                return [self._outage(row, UNKNOWN_MERCHANT) for row in rows]
             return await self._confirm(provider, rows, state, work)
         except Exception as e:
             return self._undecidable(rows, e)

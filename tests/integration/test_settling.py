@@ -246,7 +246,8 @@ async def test_a_provider_that_is_down_costs_no_attempt_and_fails_nobody(
         sandbox.sandbox.faults.set(Fault(FaultMode.NONE))
         await world.resources.redis.flushall()  # and the cool-off with it
         for provider in world.resources.settler._providers.values():
-            provider.client._gate._local = type(provider.client._gate._local)(hourly_budget=1000)  # type: ignore[attr-defined]
+            gate: Any = provider.client._v3._gate
+            gate._local = type(gate._local)(hourly_budget=1000)
         await world.make_due()
         await world.settle()
         assert (await world.status(number))["status"] == "successful"

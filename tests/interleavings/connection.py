@@ -82,8 +82,9 @@ class Connection:
 
     def __init__(self, lookups: Lookups, store: Store, metrics: Metrics) -> None:
         feed: Any = None  # nobody waits for a change
+        self._access = Access([_TOKEN])
         self._endpoints = PaymentEndpoints(
-            lookups, store, feed, Access([_TOKEN]), [DEFAULT_MERCHANT], metrics
+            lookups, store, feed, self._access, [DEFAULT_MERCHANT], metrics
         )
         self._metrics = metrics
         self._transport = _Transport()
@@ -91,7 +92,8 @@ class Connection:
         self._handler: FrontHandler | None = None
 
     async def _open(self) -> FrontHandler:
-        app = web.Application(middlewares=[surround(self._metrics, verbose=False)])
+        around = surround(self._metrics, admit=self._access.admit, verbose=False)
+        app = web.Application(middlewares=[around])
         app.add_routes(self._endpoints.routes())
         app[FRONT] = self._endpoints
         self._runner = FrontRunner(app, access_log=None, handle_signals=False)

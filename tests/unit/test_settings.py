@@ -348,6 +348,30 @@ def test_a_base_url_loses_its_last_slash() -> None:
     assert load({"FLW_BASE_URL": "http://h/v3/"}).base_url == "http://h/v3"
 
 
+@pytest.mark.parametrize(
+    ("query", "complaint"),
+    [
+        ("sslmode=require", None),
+        ("sslmode=verify-full&sslrootcert=/etc/ca.pem", None),
+        ("host=/run/pg&ssl=require", None),
+        ("sslmode=sometimes", "another ?sslmode= than disable, allow"),
+        ("sslmode=require&channel_binding=require", "?channel_binding= which cannot be used"),
+        (f"x={CANARY}&{CANARY}=1", "?x= which cannot be used"),
+    ],
+)
+def test_a_parameter_of_the_database_is_understood_or_refused_by_name(
+    query: str, complaint: str | None
+) -> None:
+    """None of them is found out about at the first webhook."""
+    environ = {"DATABASE_URL": f"postgresql://u:p@h/db?{query}"}
+    if complaint is None:
+        assert query in load(environ).database_url
+        return
+    error = refused(environ)
+    assert complaint in str(error)
+    assert CANARY not in everything_said(error)
+
+
 # --- merchants ------------------------------------------------------------------------------------
 
 

@@ -70,6 +70,8 @@ def _of_merchant(merchant: Merchant) -> Iterator[_Secret]:
     for key in ("secret_key", "client_id", "client_secret"):
         if value := getattr(merchant, key):
             yield _Secret(f"{where} {key}", value)
+    for text in merchant.tokens:
+        yield _Secret(f"{where} tokens", text.partition("=")[2])
 
 
 def _all_of(case: Case, check: Callable[[_Secret], Verdict | None], well: str) -> list[Verdict]:

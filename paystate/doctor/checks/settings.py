@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 from difflib import get_close_matches
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from paystate.doctor.case import Case, Check
 from paystate.doctor.findings import Verdict, fail, ok, warn
+from paystate.flutterwave.accounts import budget_of
+from paystate.flutterwave.budget import PUBLISHED_PER_MINUTE
 from paystate.settings import Settings
 
 __all__ = ["CHECKS", "KNOWN"]
@@ -115,10 +119,49 @@ def check_body_limit(case: Case) -> Verdict:
     return ok(f"webhooks of up to {limit // 1024} KiB are read")
 
 
+def check_merchants_file(case: Case) -> Verdict:
+    """Nobody else on this host can read the further merchants' secrets."""
+    path = case.settings.merchants_file
+    if path is None:
+        return ok("there are no further merchants")
+    try:
+        mode = Path(path).stat().st_mode
+    except (OSError, ValueError):
+        return fail("MERCHANTS_FILE cannot be read", "name a file that this user may read")
+    if mode & 0o004:
+        return warn(
+            "everybody on this host can read MERCHANTS_FILE, and the secrets in it",
+            "chmod 640, or write env:NAME in the place of each secret",
+        )
+    return ok(f"MERCHANTS_FILE has {len(case.settings.merchants) - 1} merchants")
+
+
+def check_budgets(case: Case) -> Verdict:
+    """No budget of calls to Flutterwave is above what it takes in a minute."""
+    one = case.settings
+    if urlsplit(one.base_url).hostname != "api.flutterwave.com":
+        return ok("Flutterwave itself is not asked")
+    above = [
+        name
+        for name, merchant in one.merchants.items()
+        if merchant.base_url is None and budget_of(merchant, one).per_minute > PUBLISHED_PER_MINUTE
+    ]
+    if above:
+        return warn(
+            f"more than {PUBLISHED_PER_MINUTE} calls a minute may go to Flutterwave for "
+            f"{', '.join(above)}, which costs half an hour of silence",
+            "set PROVIDER_CALLS_PER_MINUTE, or calls_per_minute of the merchant, to 300; or ignore "
+            "this if Flutterwave allows your account more",
+        )
+    return ok(f"no budget is above {PUBLISHED_PER_MINUTE} calls a minute")
+
+
 CHECKS: dict[str, Check] = {
     "settings.valid": check_valid,
     "settings.known": check_known,
     "settings.defaults": check_defaults,
     "settings.confirm": check_confirm,
     "settings.body_limit": check_body_limit,
+    "settings.merchants_file": check_merchants_file,
+    "settings.budgets": check_budgets,
 }

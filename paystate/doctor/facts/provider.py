@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import aiohttp
 
 from paystate.errors import PaystateError
-from paystate.flutterwave.client import Credentials, FlutterwaveClient
+from paystate.flutterwave.accounts import credentials_of, open_client
 from paystate.flutterwave.gate import Gate, Purpose
 from paystate.flutterwave.oauth import TokenSource
 from paystate.merchants import Merchant
@@ -67,15 +67,8 @@ async def _ask(
     session: aiohttp.ClientSession,
     timeout_s: float,
 ) -> ProviderFacts:
-    credentials = Credentials(
-        merchant.secret_key,
-        merchant.client_id,
-        merchant.client_secret,
-        settings.base_url,
-        settings.v4_base_url,
-        settings.token_url,
-    )
-    client = FlutterwaveClient(credentials, session, gate, timeout_s=timeout_s)
+    credentials = credentials_of(merchant, settings)
+    client = open_client(merchant, settings, session, gate, timeout_s=timeout_s)
     v3 = token = v4 = None
     if credentials.has_v3:
         v3 = await _reason(client.payment(Kind.CHARGE, _NOBODYS_V3, purpose=Purpose.AUDIT))
