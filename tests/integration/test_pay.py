@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -21,6 +22,7 @@ from tests.harness import TOKEN, World, make_payment, new_id, open_provider, ope
 from tests.harness import provider_settings as provided
 from tests.integration.test_streams import Stream, feeding
 from tests.unit import bodies
+from webhook_server import pay
 
 KEYS = "page-key-of-this-test,page-key-from-before"
 PRIVATE = ("user@", "1500", "NGN", "flw_ref", "Jane", "4242", "card")
@@ -90,7 +92,10 @@ async def test_a_link_shows_the_status_and_nothing_of_the_customer(on_sqlite: Op
         assert not [word for word in (*PRIVATE, str(number), "order-") if word in text]
 
 
-async def test_a_stream_and_a_long_poll_tell_of_the_change(on_sqlite: Opener) -> None:
+async def test_a_stream_and_a_long_poll_tell_of_the_change(
+    on_sqlite: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pay, "LOOK_AGAIN_S", math.inf)  # or it would be seen by chance
     async with serving(on_sqlite) as world, feeding(world):
         number = new_id()
         await world.v3(bodies.v3_charge(id=number, status="pending", tx_ref=f"order-{number}"))
