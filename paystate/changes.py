@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypedDict
 
 from paystate.keys import Entity, EntityKind
+from paystate.shapes import Bounded, CursorText, Moment, Version
 from paystate.status import Status
 
-__all__ = ["Change", "Cursor", "iso_utc"]
+__all__ = ["Change", "ChangeJson", "Cursor", "iso_utc"]
 
 
 # What a column of the databases holds.
@@ -58,6 +59,22 @@ class Cursor:
         return cls(int(xid), int(row))
 
 
+class ChangeJson(TypedDict):
+    """One visible change of a status, as channels, streams and the change log carry it."""
+
+    payment_id: Annotated[str | None, "The payment, or the attempt that decides the reference."]
+    tx_ref: Annotated[str | None, "The merchant reference, if one is known."]
+    kind: Annotated[str, Bounded(words=EntityKind)]
+    merchant: Annotated[str, "`default`, or the name of a further merchant."]
+    status: Annotated[str, Bounded(words=Status)]
+    previous_status: Annotated[str | None, Bounded(words=Status), "What was shown before."]
+    terminal: Annotated[bool, "Whether the status has come to its end."]
+    version: Annotated[Version, "Apply the change only if this is greater than what you hold."]
+    previous_version: Annotated[Version, "If this is not what you hold, a change was missed."]
+    changed_at: Annotated[Moment, "When it was committed. Versions order changes, times do not."]
+    cursor: Annotated[CursorText, "Go on from here: `GET /api/changes?after=`."]
+
+
 @dataclass(frozen=True, slots=True)
 class Change:
     """A committed change of what is shown of one entity.
@@ -77,7 +94,7 @@ class Change:
     changed_ms: int
     cursor: Cursor
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ChangeJson:
         """Return the public form."""
         return {
             "payment_id": self.payment_id,

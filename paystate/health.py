@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
+from typing import Annotated, Literal, TypedDict
 
 import orjson
 from aiohttp import web
@@ -19,7 +20,22 @@ from paystate.connections import REDIS_FAILURES
 from paystate.errors import QueueUnavailable, StoreUnavailable
 from paystate.resources import Resources
 
-__all__ = ["health_routes"]
+__all__ = ["AliveJson", "ReadyJson", "health_routes"]
+
+
+class AliveJson(TypedDict):
+    """The event loop turns."""
+
+    alive: Literal[True]
+
+
+class ReadyJson(TypedDict):
+    """Whether the process can do its work, and what each thing it stands on says."""
+
+    ready: Annotated[bool, "Whether the database answers and is migrated."]
+    database: Annotated[str, "`ok`, or what is wrong with it."]
+    cache: Annotated[str, "`ok`, `degraded` or `unreachable`; without it answers are slower."]
+    queue: Annotated[str, "`ok`, or what is wrong with it; without it events settle later."]
 
 
 def health_routes(resources: Resources) -> list[web.RouteDef]:
@@ -34,13 +50,16 @@ def health_routes(resources: Resources) -> list[web.RouteDef]:
             _state(resources.redis.ping()),
             _state(resources.queue.depth()),
         )
-        ready = database == "ok"
+        said: ReadyJson = {
+            "ready": database == "ok",
+            "database": database,
+            "cache": cache,
+            "queue": queue,
+        }
         return web.Response(
-            body=orjson.dumps(
-                {"ready": ready, "database": database, "cache": cache, "queue": queue}
-            ),
+            body=orjson.dumps(said),
             content_type="application/json",
-            status=200 if ready else 503,
+            status=200 if said["ready"] else 503,
         )
 
     async def metrics(_request: web.Request) -> web.Response:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any, Self
+from typing import Annotated, Any, Self, TypedDict
 
 from paystate.status import Status
 
@@ -21,6 +21,7 @@ __all__ = [
     "Ignored",
     "Kind",
     "Overlay",
+    "OverlayJson",
     "OverlayStatus",
     "OverlayType",
     "PaymentUpdate",
@@ -120,6 +121,16 @@ class PaymentUpdate:
 _CARD_FIELDS = dict.fromkeys(field.name for field in fields(Card))
 _UPDATE_FIELDS = dict.fromkeys(field.name for field in fields(PaymentUpdate))
 _DECIMALS = ("amount", "charged_amount", "app_fee")
+
+
+class OverlayJson(TypedDict):
+    """A refund, reversal or chargeback on a payment that stays successful."""
+
+    type: Annotated[str, "`refund`, `reversal` or `chargeback`."]
+    id: str
+    status: str
+    amount: Annotated[str | None, "Decimal, in major units of the currency."]
+    currency: str | None
 
 
 class OverlayType(StrEnum):

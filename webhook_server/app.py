@@ -9,6 +9,7 @@ from paystate.links import Links
 from paystate.resources import Resources
 from webhook_server.access import Access
 from webhook_server.board import BoardEndpoints
+from webhook_server.description.routes import description_routes
 from webhook_server.expected import ExpectedEndpoint
 from webhook_server.files import Files
 from webhook_server.front import FRONT, INTAKE
@@ -57,6 +58,7 @@ def make_app(resources: Resources) -> web.Application:
         app[INTAKE] = Intake(reader, resources.recorder, resources.metrics)
     streams = StreamEndpoints(resources.feed, resources.lookups, resources.store, access, merchants)
     app.add_routes(health_routes(resources))
+    app.add_routes(description_routes())
     app.add_routes(
         [
             web.post("/webhooks/flutterwave", webhooks.receive),

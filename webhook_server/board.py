@@ -32,6 +32,7 @@ from webhook_server.files import Files
 from webhook_server.middleware import LOG_FIELDS
 from webhook_server.problems import Refused
 from webhook_server.sessions import COOKIE, is_own_page, set_cookie
+from webhook_server.standing import BoardJson, YouJson
 
 __all__ = ["BoardEndpoints"]
 
@@ -110,7 +111,8 @@ class BoardEndpoints:
             _said(read_reports(self._resources.redis, self._resources.keys)),
         )
         heard = reports if isinstance(reports, list) else []
-        body: dict[str, Any] = {
+        figures = merchant_figures(found if isinstance(found, Overview) else None)
+        body: BoardJson = {
             "you": self._you(request, caller),
             "merchant": merchant,
             "health": {
@@ -121,7 +123,11 @@ class BoardEndpoints:
                 "worker": _workers(reports),
                 "provider": await self._provider(merchant),
             },
-            **merchant_figures(found if isinstance(found, Overview) else None),
+            "as_of": figures["as_of"],
+            "inbox": figures["inbox"],
+            "visible": figures["visible"],
+            "statuses": figures["statuses"],
+            "payments": figures["payments"],
         }
         if caller.merchant is None:  # what is counted for all of them together
             body["queue_depth"] = queue if isinstance(queue, int) else None
@@ -132,7 +138,7 @@ class BoardEndpoints:
             headers={"Cache-Control": "no-store"},
         )
 
-    def _you(self, request: web.Request, caller: Caller) -> dict[str, Any]:
+    def _you(self, request: web.Request, caller: Caller) -> YouJson:
         return {
             "name": caller.name,
             "merchant": caller.merchant,

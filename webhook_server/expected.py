@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import orjson
 from aiohttp import web
@@ -12,15 +12,17 @@ from paystate.errors import BodyRejected, ExpectationRefused
 from paystate.expected import Expected
 from paystate.flutterwave import exact, fields
 from paystate.keys import MAX_ID_LENGTH, Entity
+from paystate.payments.answers import StatusAnswerJson
 from paystate.payments.expecting import Registrar, idempotency_key_of
 from paystate.resources import Resources
+from paystate.shapes import Bounded, Money
 from paystate.store.expectations import Outcome, Registered
 from webhook_server.access import Access
 from webhook_server.bodies import read_within
 from webhook_server.middleware import LOG_FIELDS
 from webhook_server.problems import Refused
 
-__all__ = ["ExpectedEndpoint"]
+__all__ = ["MOST_KEY", "ExpectedEndpoint", "ExpectedJson", "RegisteredJson"]
 
 MOST_BYTES = 16 * 1024
 MOST_KEY = 255
@@ -28,6 +30,33 @@ MOST_KEY = 255
 _FIELDS = ("tx_ref", "amount", "currency")
 _STATUS_OF = {"expected_otherwise": 409, "idempotency_key_reused": 422}
 _PRIVATE = {"Cache-Control": "no-store", "Vary": "Authorization"}
+
+
+_Text = Annotated[str, Bounded(pattern=r"^([1-9][0-9]{0,13}(\.[0-9]{1,9})?|0\.[0-9]{0,8}[1-9])$")]
+_Whole = Annotated[int, Bounded(minimum=1, maximum=10**15 - 1)]
+
+
+class ExpectedJson(TypedDict):
+    """What a shop expects to be paid; other fields are refused."""
+
+    tx_ref: Annotated[
+        str,
+        Bounded(pattern=f"^[!-~]{{1,{MAX_ID_LENGTH}}}$"),
+        "The reference: printable text of any script.",
+    ]
+    amount: Annotated[_Text | _Whole, "In major units; as a text, so that it is exact."]
+    currency: Annotated[str, Bounded(pattern="^[A-Za-z]{3}$")]
+
+
+class _Amounts(TypedDict):
+    amount: Money
+    currency: str
+
+
+class RegisteredJson(StatusAnswerJson, _Amounts):
+    """The reference's status, and what is expected for it."""
+
+    merchant: str
 
 
 class ExpectedEndpoint:
@@ -70,7 +99,9 @@ class ExpectedEndpoint:
             raise Refused(_STATUS_OF[e.reason], e.reason, str(e)) from e
         request[LOG_FIELDS]["registration"] = registered.outcome.value
         answer = await self._lookups.status(reference)
-        body = {**answer.to_json(), **_amounts(expected), "merchant": merchant}
+        body: RegisteredJson = {
+            **answer.to_json(), **_amounts(expected), "merchant": merchant,
+        }  # fmt: skip
         return web.Response(
             body=orjson.dumps(body),
             status=200 if registered.outcome is Outcome.REPEATED else 201,
@@ -83,7 +114,7 @@ def _headers(registered: Registered) -> dict[str, str]:
     return {**_PRIVATE, "Idempotency-Replayed": "true"} if registered.replayed else _PRIVATE
 
 
-def _amounts(expected: Expected) -> dict[str, str]:
+def _amounts(expected: Expected) -> _Amounts:
     return {"amount": f"{expected.amount:f}", "currency": expected.currency}
 
 

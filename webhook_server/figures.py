@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 from paystate.audit import SCALES_S, nines
 from paystate.cache.reports import Report, total
 from paystate.changes import Change, iso_utc
 from paystate.store.overview import Overview
+from webhook_server.standing import FiguresJson, FleetJson, FreshnessJson, LatestJson
 
 __all__ = ["fleet", "merchant_figures", "quantile"]
 
@@ -32,10 +32,12 @@ def quantile(sorted_values: Sequence[int], share: float) -> int | None:
     return sorted_values[max(0, math.ceil(share * len(sorted_values)) - 1)]
 
 
-def merchant_figures(found: Overview | None) -> dict[str, Any]:
+def merchant_figures(found: Overview | None) -> FiguresJson:
     """Return what the database says, each figure None if it could not be asked."""
     if found is None:
-        return dict.fromkeys(("as_of", "inbox", "visible", "statuses", "payments"))
+        return {
+            "as_of": None, "inbox": None, "visible": None, "statuses": None, "payments": None,
+        }  # fmt: skip
     waits = found.waits_ms
     return {
         "as_of": iso_utc(found.now_ms),
@@ -56,23 +58,38 @@ def merchant_figures(found: Overview | None) -> dict[str, Any]:
     }
 
 
-def _listed(change: Change) -> dict[str, Any]:
+def _listed(change: Change) -> LatestJson:
     """Return a change without its cursor: whoever went on from there could miss others."""
-    return {name: value for name, value in change.to_json().items() if name != "cursor"}
+    told = change.to_json()
+    return {
+        "payment_id": told["payment_id"],
+        "tx_ref": told["tx_ref"],
+        "kind": told["kind"],
+        "merchant": told["merchant"],
+        "status": told["status"],
+        "previous_status": told["previous_status"],
+        "terminal": told["terminal"],
+        "version": told["version"],
+        "previous_version": told["previous_version"],
+        "changed_at": told["changed_at"],
+    }
 
 
-def fleet(reports: Sequence[Report]) -> dict[str, Any]:
+def fleet(reports: Sequence[Report]) -> FleetJson:
     """Return what all processes have counted since each began."""
     # The audit of a worker looks up too, what nobody has asked for.
     web = [report for report in reports if report.role == "web"]
-    answered = {source: total(web, _LOOKUPS, source=source) for source in _SOURCES}
-    lookups = sum(answered.values())
+    near, cache, database, provider = (total(web, _LOOKUPS, source=one) for one in _SOURCES)
+    lookups = near + cache + database + provider
     asked = total(web, _CALLS, purpose="lookup")
     return {
         "lookups": {
             "total": round(lookups),
-            **{source: round(count) for source, count in answered.items()},
-            "hit_rate": (answered["near"] + answered["cache"]) / lookups if lookups else None,
+            "near": round(near),
+            "cache": round(cache),
+            "database": round(database),
+            "provider": round(provider),
+            "hit_rate": (near + cache) / lookups if lookups else None,
         },
         "provider_calls": {
             "lookup": round(asked),
@@ -90,7 +107,7 @@ def fleet(reports: Sequence[Report]) -> dict[str, Any]:
     }
 
 
-def _freshness(reports: Sequence[Report], scale: str) -> dict[str, Any]:
+def _freshness(reports: Sequence[Report], scale: str) -> FreshnessJson:
     stale = round(total(reports, _AUDIT, scale=scale, outcome="stale"))
     checked = round(total(reports, _AUDIT, scale=scale, outcome="fresh")) + stale
     return {"checked": checked, "stale": stale, "nines": round(nines(checked, stale), 2)}

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-__all__ = ["Files", "wants_page"]
+__all__ = ["SECURITY", "Files", "wants_page"]
 
 FOLDER = Path(__file__).with_name("pages")
 

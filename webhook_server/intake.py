@@ -27,7 +27,14 @@ from paystate.payments.recording import Recorder, new_event
 from paystate.store import Recorded
 from paystate.updates import Event, Ignored
 from webhook_server.prepared import Made
-from webhook_server.webhooks import WebhookReader, not_recorded, outcome, said_by
+from webhook_server.webhooks import (
+    AcknowledgedJson,
+    Became,
+    WebhookReader,
+    not_recorded,
+    outcome,
+    said_by,
+)
 
 __all__ = ["Intake"]
 
@@ -82,9 +89,9 @@ class Intake:
         self._recorder = recorder
         self._metrics = metrics
         self._requests = {route: metrics.requests.labels(route, 200) for route in _ROUTES}
-        self._answers: dict[tuple[str, str], Made] = {}
+        self._answers: dict[tuple[Became, str], Made] = {}
         # What has been answered in this turn of the event loop, and is still to be told of.
-        self._told: list[tuple[str, tuple[str, str], dict[str, Any]]] = []
+        self._told: list[tuple[str, tuple[Became, str], dict[str, Any]]] = []
 
     def take(self, data: bytes) -> _Taken | None:
         """Begin to record the webhook that `data` is; None if `data` is no plain one to record."""
@@ -132,7 +139,7 @@ class Intake:
         }))  # fmt: skip
         made = self._answers.get(became)
         if made is None:
-            body = orjson.dumps({"status": became[0], "reason": became[1]})
+            body = orjson.dumps(AcknowledgedJson(status=became[0], reason=became[1]))
             made = self._answers[became] = Made("", body)
         return made
 

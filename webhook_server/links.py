@@ -3,25 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import orjson
 from aiohttp import web
 
 from paystate.changes import iso_utc
 from paystate.errors import LinkRefused
-from paystate.keys import Entity
+from paystate.keys import MAX_ID_LENGTH, Entity, EntityKind
 from paystate.links import Links
 from paystate.payments.lookup import Lookups
+from paystate.shapes import Bounded, Moment
 from webhook_server.access import Access
 from webhook_server.bodies import read_within
 from webhook_server.parameters import identifier, kind_of
 from webhook_server.problems import Refused
 
-__all__ = ["LinkEndpoints"]
+__all__ = ["LinkEndpoints", "LinkForJson", "LinkJson", "LinkedJson"]
 
 MOST_BYTES = 4096
 LEAST_TTL_S, MOST_TTL_S = 60, 7 * 24 * 3600
+
+
+_Seconds = Annotated[int, Bounded(minimum=LEAST_TTL_S, maximum=MOST_TTL_S)]
+_Text = Annotated[str, Bounded(min_length=1, max_length=MAX_ID_LENGTH)]
+_Kind = Annotated[Literal["charge", "transfer"] | None, "What the id is of."]
+
+
+class LinkJson(TypedDict):
+    """How a link is to be."""
+
+    ttl_s: NotRequired[Annotated[_Seconds, "How long it is good. Default: LINK_TTL_S."]]
+    kind: NotRequired[_Kind]
+
+
+class LinkForJson(LinkJson):
+    """Which payment a link is to, by id or by reference, and how it is to be."""
+
+    id: NotRequired[_Text | int]
+    tx_ref: NotRequired[_Text]
+
+
+class LinkedJson(TypedDict):
+    """A link that was made."""
+
+    url: Annotated[str, "With PUBLIC_URL, or the address of this request."]
+    path: str
+    expires_at: Moment
+    kind: Annotated[str, Bounded(words=EntityKind)]
+    id: Annotated[str, "The payment's id, or the reference."]
 
 
 class LinkEndpoints:
@@ -95,7 +125,7 @@ class LinkEndpoints:
         except LinkRefused as e:
             raise Refused(501, e.reason, str(e)) from e
         base = self._public_url or f"{request.scheme}://{request.host}"
-        made = {
+        made: LinkedJson = {
             "url": f"{base}/pay/{token}",
             "path": f"/pay/{token}",
             "expires_at": iso_utc(link.expires_s * 1000),

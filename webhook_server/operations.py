@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Literal, NotRequired, TypedDict
 
 import orjson
 from aiohttp import web
 
 from paystate.errors import RulingRefused
 from paystate.payments.explaining import Explainer, listing
+from paystate.payments.explanations import ExplanationJson, ListingJson, OutcomeJson
 from paystate.payments.operating import Operator
 from paystate.resources import Resources
+from paystate.shapes import Bounded
 from paystate.store import Ending, Store
 from paystate.store.operations import Wanted
 from paystate.store.rulings import Action, Ruling
@@ -20,7 +22,7 @@ from webhook_server.bodies import read_within
 from webhook_server.parameters import identifier, kind_of, whole_number
 from webhook_server.problems import Refused
 
-__all__ = ["OperationEndpoints"]
+__all__ = ["OperationEndpoints", "ReplayedJson", "WhyJson"]
 
 MOST_LISTED = 500
 LISTED = 100
@@ -35,6 +37,21 @@ _PRIVATE = {"Cache-Control": "no-store", "Vary": "Authorization"}
 # What is wrong with the request itself; every other refusal is about the event's state.
 _STATUS_OF = {"unknown_event": 404, "reason_missing": 400, "reason_too_long": 400,
               "reason_unprintable": 400}  # fmt: skip
+
+
+class WhyJson(TypedDict):
+    """What an operator says of what they do."""
+
+    reason: NotRequired[
+        Annotated[str, Bounded(max_length=500), "Why, in one line. It is kept. A ruling needs it."]
+    ]
+
+
+class ReplayedJson(TypedDict):
+    """An event that is open again; a worker looks at it."""
+
+    event: Annotated[int, Bounded(minimum=1)]
+    opened: Literal[True]
 
 
 class OperationEndpoints:
@@ -127,7 +144,7 @@ class OperationEndpoints:
         if done.skipped:
             reason = done.skipped[inbox_id]
             raise Refused(409, reason, f"event {inbox_id} cannot be opened again")
-        return _json({"event": inbox_id, "opened": True})
+        return _json(ReplayedJson(event=inbox_id, opened=True))
 
     async def _asked(self, request: web.Request) -> tuple[Caller, int, str]:
         """Return who rules on which event, and why. Raises Refused (400, 401, 403, 404)."""
@@ -146,5 +163,5 @@ class OperationEndpoints:
         return caller, inbox_id, why.strip()
 
 
-def _json(body: Any) -> web.Response:
+def _json(body: ExplanationJson | ListingJson | OutcomeJson | ReplayedJson) -> web.Response:
     return web.Response(body=orjson.dumps(body), content_type="application/json", headers=_PRIVATE)

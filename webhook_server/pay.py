@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import orjson
 from aiohttp import web
@@ -19,6 +19,7 @@ from paystate.feed import Feed, Subscription
 from paystate.links import Link, Links
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.lookup import Lookups
+from paystate.shapes import Bounded, Moment, Version
 from paystate.status import Status
 from webhook_server.files import Files, wants_page
 from webhook_server.middleware import LOG_FIELDS
@@ -26,7 +27,7 @@ from webhook_server.parameters import whole_number
 from webhook_server.problems import Refused
 from webhook_server.sse import KEEP_ALIVE_S, end, open_stream, send, still_here
 
-__all__ = ["PayEndpoints"]
+__all__ = ["PayEndpoints", "ViewJson"]
 
 LONGEST_WAIT_S = 60.0
 # Without the feed, changes are not heard of: the database is asked this often.
@@ -40,6 +41,17 @@ _NO_STORE = {
     "Referrer-Policy": "no-referrer",
     "X-Robots-Tag": "noindex",
 }
+
+
+class ViewJson(TypedDict):
+    """What a customer may see of a payment."""
+
+    status: Annotated[str, Bounded(words=Status)]
+    terminal: bool
+    version: Annotated[Version, "0: nobody has heard of it yet."]
+    fresh: bool
+    held: Annotated[bool, "A person has to look first."]
+    as_of: Moment | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +78,7 @@ class View:
         """What the page shows: a status, or that a person has to look first."""
         return "held" if self.held and not self.terminal else self.status.value
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> ViewJson:
         """Return the public form."""
         return {
             "status": self.status.value,

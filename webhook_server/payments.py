@@ -15,12 +15,14 @@ from paystate.expected import Expected
 from paystate.feed import Feed
 from paystate.keys import Entity, EntityKind
 from paystate.observability import Metrics
-from paystate.payments.answers import StatusAnswer
+from paystate.payments.answers import StatusAnswer, StatusAnswerJson
 from paystate.payments.lookup import Lookups
 from paystate.state import Attempt
 from paystate.status import Status
 from paystate.store import Store
+from paystate.updates import OverlayJson
 from webhook_server.access import Access
+from webhook_server.answers import MOST_AT_ONCE, ComparedJson, DetailsJson, ManyJson, UnknownJson
 from webhook_server.bodies import read_within
 from webhook_server.parameters import identifier, kind_of, whole_number
 from webhook_server.prepared import NO_TAGS, Made, Prepared, takes_prepared
@@ -29,7 +31,6 @@ from webhook_server.streams import wait_for_change
 
 __all__ = ["PaymentEndpoints"]
 
-MOST_AT_ONCE = 200
 MOST_BYTES = 256 * 1024
 LONGEST_WAIT_S = 60
 
@@ -159,17 +160,18 @@ class PaymentEndpoints:
             *(self._lookups.status(Entity.reference(merchant, one)) for one in tx_refs),
             return_exceptions=True,
         )
-        found = []
-        unknown: dict[str, list[str]] = {"ids": [], "tx_refs": []}
-        asked = [("ids", one) for one in ids] + [("tx_refs", one) for one in tx_refs]
-        for (name, one), answer in zip(asked, answers, strict=True):
+        found: list[StatusAnswerJson] = []
+        unknown: UnknownJson = {"ids": [], "tx_refs": []}
+        asked = [(unknown["ids"], one) for one in ids]
+        asked += [(unknown["tx_refs"], one) for one in tx_refs]
+        for (missing, one), answer in zip(asked, answers, strict=True):
             if isinstance(answer, PaymentNotFound):
-                unknown[name].append(one)
+                missing.append(one)
             elif isinstance(answer, BaseException):
                 raise answer
             else:
                 found.append(answer.to_json())
-        return _json({"statuses": found, "unknown": unknown})
+        return _json(ManyJson(statuses=found, unknown=unknown))
 
     async def details_by_id(self, request: web.Request) -> web.Response:
         """``GET /api/payments/{id}``."""
@@ -190,9 +192,9 @@ class PaymentEndpoints:
         payment = Entity(merchant, attempt.kind, attempt.id) if attempt else None
         return _json(await self._with_details(answer, payment))
 
-    async def _with_details(self, answer: StatusAnswer, payment: Entity | None) -> dict[str, Any]:
+    async def _with_details(self, answer: StatusAnswer, payment: Entity | None) -> DetailsJson:
         known: dict[str, Any] = {}
-        overlays: list[dict[str, Any]] = []
+        overlays: list[OverlayJson] = []
         if payment is not None:
             known, overlays = await self._store.payment(payment)
         expected = await self._expected(answer)
@@ -221,7 +223,7 @@ class PaymentEndpoints:
         return (await self._store.expectations.of([reference])).get(reference)
 
 
-def _compared(expected: Expected | None, known: Mapping[str, Any]) -> dict[str, Any]:
+def _compared(expected: Expected | None, known: Mapping[str, Any]) -> ComparedJson:
     """Return what was expected, and how what is known to have been paid differs from that."""
     if expected is None:
         return {"expected_amount": None, "expected_currency": None, "mismatch": None}
@@ -265,7 +267,7 @@ async def _wanted(request: web.Request) -> tuple[list[str], list[str], EntityKin
 _CACHING = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
 
 
-def _json(body: Any) -> web.Response:
+def _json(body: DetailsJson | ManyJson) -> web.Response:
     return web.Response(body=orjson.dumps(body), content_type="application/json", headers=_CACHING)
 
 

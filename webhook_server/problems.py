@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from http import HTTPStatus
-from typing import Any
+from typing import Annotated, TypedDict
 
 import orjson
 from aiohttp import web
@@ -18,8 +18,21 @@ from paystate.errors import (
     SignatureRejected,
     TransientError,
 )
+from paystate.shapes import Bounded
 
-__all__ = ["Refused", "from_error", "problem"]
+__all__ = ["ProblemJson", "Refused", "from_error", "problem"]
+
+PROBLEM_TYPE = "urn:paystate:problem:"
+
+
+class ProblemJson(TypedDict):
+    """What went wrong (RFC 9457)."""
+
+    type: Annotated[str, "`urn:paystate:problem:` and the reason."]
+    title: Annotated[str, "The status code in words."]
+    status: Annotated[int, Bounded(minimum=400, maximum=599)]
+    detail: Annotated[str, "What to do about it, for a person."]
+    reason: Annotated[str, "The stable name of what went wrong, for a program."]
 
 
 class Refused(RequestRejected):
@@ -34,16 +47,15 @@ class Refused(RequestRejected):
 
 
 def problem(
-    status: int, reason: str, detail: str, headers: dict[str, str] | None = None, **more: Any
+    status: int, reason: str, detail: str, headers: dict[str, str] | None = None
 ) -> web.Response:
     """Return a problem document; `reason` is its stable, machine-readable name."""
-    body = {
-        "type": f"urn:paystate:problem:{reason}",
+    body: ProblemJson = {
+        "type": PROBLEM_TYPE + reason,
         "title": HTTPStatus(status).phrase,
         "status": status,
         "detail": detail,
         "reason": reason,
-        **more,
     }
     return web.Response(
         body=orjson.dumps(body),

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 import orjson
 from aiohttp import web
@@ -21,6 +20,7 @@ from paystate.payments.answers import StatusAnswer
 from paystate.payments.lookup import Lookups
 from paystate.store import Store
 from webhook_server.access import Access
+from webhook_server.answers import ChangesJson
 from webhook_server.parameters import identifier, kind_of, whole_number
 from webhook_server.problems import Refused
 from webhook_server.sse import KEEP_ALIVE_S, end, open_stream, send, still_here
@@ -110,21 +110,21 @@ class StreamEndpoints:
     async def _page(
         self, request: web.Request, merchant: str | None, after: Cursor | None
     ) -> web.Response:
-        if after is None:
-            now = await self._store.latest_cursor()
-            return _json({"changes": [], "cursor": str(now), "more": False})
         limit = whole_number(request.query.get("limit", "500"), "limit") or 0
         if not 0 < limit <= MOST_CHANGES:
             raise Refused(400, "invalid_limit", f"limit is from 1 to {MOST_CHANGES}")
+        if after is None:
+            now = await self._store.latest_cursor()
+            return _json(ChangesJson(changes=[], cursor=str(now), more=False))
         # One answer goes as far as it can be gone on from: to page beyond a transaction that is
         # still open would lead past what it has yet to write.
         page = await self._store.changes_after(after, most=limit, merchant=merchant)
         return _json(
-            {
-                "changes": [change.to_json() for change in page.changes],
-                "cursor": str(page.safe),
-                "more": page.more and page.safe > after,
-            }
+            ChangesJson(
+                changes=[change.to_json() for change in page.changes],
+                cursor=str(page.safe),
+                more=page.more and page.safe > after,
+            )
         )
 
     async def _follow_all(
@@ -203,7 +203,7 @@ def _cursor(request: web.Request) -> Cursor | None:
         raise Refused(400, "invalid_cursor", "a cursor looks like 123.456") from None
 
 
-def _json(body: Any) -> web.Response:
+def _json(body: ChangesJson) -> web.Response:
     return web.Response(
         body=orjson.dumps(body),
         content_type="application/json",

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Annotated, Literal, TypedDict
 
 import orjson
 from aiohttp import web
@@ -30,9 +31,27 @@ from webhook_server.bodies import read_within
 from webhook_server.middleware import LOG_FIELDS
 from webhook_server.problems import Refused
 
-__all__ = ["WebhookEndpoint", "WebhookReader", "not_recorded", "outcome", "said_by"]
+__all__ = [
+    "AcknowledgedJson",
+    "Became",
+    "WebhookEndpoint",
+    "WebhookReader",
+    "not_recorded",
+    "outcome",
+    "said_by",
+]
 
 log = logger()
+
+
+Became = Literal["recorded", "duplicate", "ignored"]
+
+
+class AcknowledgedJson(TypedDict):
+    """What became of a webhook; each of them means that it need not come again."""
+
+    status: Annotated[Became, "`recorded`: committed, and a worker settles it."]
+    reason: Annotated[str, "`new`, `seen_before`, or why it is ignored."]
 
 
 class WebhookReader:
@@ -89,11 +108,11 @@ class WebhookEndpoint:
         self._metrics.webhook_seconds.observe(time.perf_counter() - started)
         request[LOG_FIELDS] |= {"outcome": status, "why": reason}
         return web.Response(
-            body=orjson.dumps({"status": status, "reason": reason}),
+            body=orjson.dumps(AcknowledgedJson(status=status, reason=reason)),
             content_type="application/json",
         )
 
-    async def _receive(self, request: web.Request) -> tuple[str, str]:
+    async def _receive(self, request: web.Request) -> tuple[Became, str]:
         merchant = request.match_info.get("merchant", DEFAULT_MERCHANT)
         self._reader.verifier(merchant)  # before the body is read, and the name is logged
         request[LOG_FIELDS]["merchant"] = merchant
@@ -125,7 +144,7 @@ def said_by(event: Event) -> dict[str, object]:
     return fields
 
 
-def outcome(event: Event, recorded: Recorded) -> tuple[str, str]:
+def outcome(event: Event, recorded: Recorded) -> tuple[Became, str]:
     """Return what became of a webhook that was recorded, and why."""
     if isinstance(event.subject, Ignored):
         return "ignored", event.subject.reason

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypedDict, TypeVar
 
 import orjson
 
 from paystate.cache.statuses import Hit
 from paystate.changes import iso_utc
-from paystate.keys import Entity
+from paystate.keys import Entity, EntityKind
+from paystate.shapes import Bounded, Moment, Version
 from paystate.state import Attempt, EntityState
 from paystate.status import Status, is_terminal
 
-__all__ = ["Source", "StatusAnswer", "from_cache", "from_database"]
+__all__ = ["Source", "StatusAnswer", "StatusAnswerJson", "from_cache", "from_database"]
 
 T = TypeVar("T")
 
@@ -25,6 +26,21 @@ class Source(StrEnum):
     CACHE = "cache"
     DATABASE = "database"
     PROVIDER = "provider"
+
+
+class StatusAnswerJson(TypedDict):
+    """A status, and how far it can be trusted."""
+
+    payment_id: Annotated[str | None, "The payment, or the attempt that decides the reference."]
+    tx_ref: Annotated[str | None, "The merchant reference, if one is known."]
+    kind: Annotated[str, Bounded(words=EntityKind)]
+    status: Annotated[str, Bounded(words=Status)]
+    terminal: Annotated[bool, "Whether the status has come to its end."]
+    version: Annotated[Version, "Rises whenever what is shown changes."]
+    as_of: Annotated[Moment, "The last moment at which this is known to have been so."]
+    source: Annotated[str, Bounded(words=Source)]
+    fresh: Annotated[bool, "False: Flutterwave should have been asked and could not, or `held`."]
+    held: Annotated[bool, "Whether a person must look at an event of this payment first."]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +89,7 @@ class StatusAnswer:
         object.__setattr__(self, "_made", made)
         return made
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> StatusAnswerJson:
         """Return the public form."""
         return {
             "payment_id": self.payment_id,

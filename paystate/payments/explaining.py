@@ -7,7 +7,6 @@ that no reader loses one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import orjson
@@ -17,11 +16,25 @@ from paystate.changes import iso_utc
 from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import PaymentNotFound
 from paystate.keys import Entity, EntityKind, Keys
+from paystate.payments.explanations import (
+    CachedJson,
+    ChangedStep,
+    EndedStep,
+    ExplanationJson,
+    GivenUpJson,
+    ListingJson,
+    ReceivedStep,
+    RulingStep,
+    StateJson,
+    Step,
+    StuckJson,
+)
 from paystate.payments.meanings import meaning
 from paystate.state import EntityState
 from paystate.store import Ending, Store
 from paystate.store.operations import EventRow, GivenUp, Trail
 from paystate.store.rulings import REJECTED, RELEASED
+from paystate.updates import OverlayJson
 
 __all__ = ["Explainer", "listing"]
 
@@ -54,7 +67,7 @@ def _claim_of(event: EventRow) -> dict[str, Any] | None:
         return {"unreadable": True}
 
 
-def listing(found: GivenUp) -> dict[str, Any]:
+def listing(found: GivenUp) -> ListingJson:
     """Return given-up events in their public form."""
     return {
         "events": [_listed(event, found.now_ms) for event in found.events],
@@ -63,7 +76,7 @@ def listing(found: GivenUp) -> dict[str, Any]:
     }
 
 
-def _listed(event: EventRow, now_ms: int) -> dict[str, Any]:
+def _listed(event: EventRow, now_ms: int) -> GivenUpJson:
     return {
         "event": event.id,
         "state": event.state,
@@ -92,7 +105,7 @@ class Explainer:
 
     async def payment(
         self, merchant: str, payment_id: str, kind: EntityKind | None
-    ) -> dict[str, Any]:
+    ) -> ExplanationJson:
         """Explain a charge, or else a transfer. Raises PaymentNotFound and StoreUnavailable."""
         kinds = (kind,) if kind is not None else (EntityKind.CHARGE, EntityKind.TRANSFER)
         named = [Entity(merchant, one, payment_id) for one in kinds]
@@ -102,18 +115,18 @@ class Explainer:
             raise PaymentNotFound("unknown_payment", "nothing has been heard of it here")
         return await self._explain(found)
 
-    async def reference(self, merchant: str, tx_ref: str) -> dict[str, Any]:
+    async def reference(self, merchant: str, tx_ref: str) -> ExplanationJson:
         """Explain a reference and its attempts. Raises PaymentNotFound and StoreUnavailable."""
         return await self._explain(Entity.reference(merchant, tx_ref))
 
-    async def _explain(self, entity: Entity) -> dict[str, Any]:
+    async def _explain(self, entity: Entity) -> ExplanationJson:
         trail = await self._store.operations.trail(entity)
         # After the trail: what the cache is compared with must not be older than it.
         cached = await self._cached(entity)
         states = await self._store.states([entity, *trail.attempts])
         if entity not in states:
             raise PaymentNotFound("unknown_payment", "nothing has been heard of it here")
-        overlays: list[dict[str, Any]] = []
+        overlays: list[OverlayJson] = []
         if not entity.is_reference:
             _, overlays = await self._store.payment(entity)
         return {
@@ -127,17 +140,19 @@ class Explainer:
             "not_kept": list(NOT_KEPT),
         }
 
-    def _timeline(self, trail: Trail) -> list[dict[str, Any]]:
-        steps = [step for event in trail.events for step in _event_steps(event, trail)]
-        steps += [self._change(row) for row in trail.changes]
-        steps += [_ruling(row) for row in trail.rulings]
-        steps.sort(key=lambda step: (step["at_ms"], _RANKS[step["what"]]))
-        return [{"at": iso_utc(step.pop("at_ms")), **step} for step in steps]
+    def _timeline(self, trail: Trail) -> list[Step]:
+        steps: list[tuple[int, Step]] = []
+        for event in trail.events:
+            steps += _event_steps(event, trail)
+        steps += [(row["changed_ms"], self._change(row)) for row in trail.changes]
+        steps += [(row["at_ms"], _ruling(row)) for row in trail.rulings]
+        steps.sort(key=lambda timed: (timed[0], _RANKS[timed[1]["what"]]))
+        return [step for _, step in steps]
 
-    def _change(self, row: dict[str, Any]) -> dict[str, Any]:
+    def _change(self, row: dict[str, Any]) -> ChangedStep:
         entity = Entity.from_row_key(row["entity_key"])
         return {
-            "at_ms": row["changed_ms"],
+            "at": iso_utc(row["changed_ms"]),
             "what": "changed",
             "kind": entity.kind.value,
             "id": entity.id,
@@ -151,7 +166,7 @@ class Explainer:
             "told_on": [self._keys.changes(entity), self._keys.all_changes(entity.merchant)],
         }
 
-    async def _cached(self, entity: Entity) -> dict[str, Any]:
+    async def _cached(self, entity: Entity) -> CachedJson:
         """Return what the cache holds of `entity`, and whether it would answer with that now."""
         key = self._keys.hash(entity)
         try:
@@ -188,7 +203,7 @@ def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
 
 
-def _state(state: EntityState) -> dict[str, Any]:
+def _state(state: EntityState) -> StateJson:
     return {
         "kind": state.entity.kind.value,
         "id": state.entity.id,
@@ -206,7 +221,7 @@ def _state(state: EntityState) -> dict[str, Any]:
     }
 
 
-def _stuck(event: EventRow, now_ms: int) -> dict[str, Any]:
+def _stuck(event: EventRow, now_ms: int) -> StuckJson:
     return {
         "event": event.id,
         "state": event.state,
@@ -220,12 +235,14 @@ def _stuck(event: EventRow, now_ms: int) -> dict[str, Any]:
     }
 
 
-def _event_steps(event: EventRow, trail: Trail) -> Sequence[dict[str, Any]]:
-    about = {"event": event.id, "kind": event.entity.kind.value, "payment_id": event.entity.id}
-    received = {
-        "at_ms": event.received_ms,
+def _event_steps(event: EventRow, trail: Trail) -> list[tuple[int, Step]]:
+    kind, payment_id = event.entity.kind.value, event.entity.id
+    received: ReceivedStep = {
+        "at": iso_utc(event.received_ms),
         "what": "received",
-        **about,
+        "event": event.id,
+        "kind": kind,
+        "payment_id": payment_id,
         "api": event.api,
         "type": event.type,
         "claim": _claim_of(event),
@@ -236,10 +253,12 @@ def _event_steps(event: EventRow, trail: Trail) -> Sequence[dict[str, Any]]:
         state = next(
             (r["was_state"] for r in reversed(trail.rulings) if r["inbox_id"] == event.id), state
         )
-    ended = {
-        "at_ms": at_ms,
+    ended: EndedStep = {
+        "at": iso_utc(at_ms),
         "what": "ended",
-        **about,
+        "event": event.id,
+        "kind": kind,
+        "payment_id": payment_id,
         "state": state,
         "reason": reason,
         "meaning": meaning(state, reason),
@@ -248,12 +267,12 @@ def _event_steps(event: EventRow, trail: Trail) -> Sequence[dict[str, Any]]:
     }
     if event.ended_ms is None:
         ended["due_at"] = iso_utc(event.due_ms)
-    return received, ended
+    return [(event.received_ms, received), (at_ms, ended)]
 
 
-def _ruling(row: dict[str, Any]) -> dict[str, Any]:
+def _ruling(row: dict[str, Any]) -> RulingStep:
     return {
-        "at_ms": row["at_ms"],
+        "at": iso_utc(row["at_ms"]),
         "what": "ruling",
         "event": row["inbox_id"],
         "action": row["action"],

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from paystate.cache.statuses import StatusCache
 from paystate.changes import Change
@@ -20,6 +19,7 @@ from paystate.errors import (
     RulingRefused,
 )
 from paystate.observability import Metrics, logger
+from paystate.payments.explanations import OutcomeJson
 from paystate.payments.recording import LEASES_TO_WAIT
 from paystate.payments.settling import Settler
 from paystate.queue import Queue
@@ -54,7 +54,7 @@ class Outcome:
     ending: str
     state: EntityState
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> OutcomeJson:
         """Return the public form."""
         return {
             "event": self.inbox_id,

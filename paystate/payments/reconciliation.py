@@ -4,23 +4,48 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from paystate.changes import iso_utc
-from paystate.keys import Entity
+from paystate.keys import Entity, EntityKind
 from paystate.observability import Metrics, logger
 from paystate.payments.checks import Report
 from paystate.payments.listing import Lister
 from paystate.payments.reconciling import Reconciler
+from paystate.shapes import Bounded, Moment
+from paystate.status import Status
 from paystate.store import Store
 from paystate.store.unsettled import Narrowed
 
-__all__ = ["Reconciliation", "overview", "planned"]
+__all__ = ["FlaggedJson", "Reconciliation", "UnsettledJson", "overview", "planned"]
 
 log = logger()
 
 # Checks in a pass; what is left is due in the next.
 MOST_CHECKS = 1000
+
+
+class FlaggedJson(TypedDict):
+    """Something of which nothing that settles it has been heard for long."""
+
+    kind: Annotated[str, Bounded(words=EntityKind)]
+    id: str
+    merchant: str
+    status: Annotated[str, Bounded(words=Status)]
+    age_s: Annotated[int, Bounded(minimum=0)]
+    flagged_at: Moment
+    asked: Annotated[int, Bounded(minimum=0), "How often Flutterwave was asked."]
+    outcome: Annotated[str | None, "What it said last."]
+    expected: Annotated[str | None, "What was registered: amount and currency."]
+
+
+class UnsettledJson(TypedDict):
+    """What the reconciler watches, and what of it a person should look at."""
+
+    watched: Annotated[int, Bounded(minimum=0)]
+    due: Annotated[int, Bounded(minimum=0)]
+    flagged_in_all: Annotated[int, Bounded(minimum=0)]
+    flagged: list[FlaggedJson]
 
 
 class Reconciliation:
@@ -69,7 +94,7 @@ class Reconciliation:
         self._metrics.unsettled_oldest.set(standing.oldest_ms / 1000)
 
 
-async def overview(store: Store, merchant: str | None, *, most: int) -> dict[str, Any]:
+async def overview(store: Store, merchant: str | None, *, most: int) -> UnsettledJson:
     """Return counts of all that is watched, and up to `most` that are flagged, the oldest first.
 
     Raises StoreUnavailable.
@@ -82,7 +107,9 @@ async def overview(store: Store, merchant: str | None, *, most: int) -> dict[str
         "flagged_in_all": standing.flagged,
         "flagged": [
             {
-                **_named(one.entity),
+                "kind": one.entity.kind.value,
+                "id": one.entity.id,
+                "merchant": one.entity.merchant,
                 "status": one.status,
                 "age_s": max(0, one.now_ms - one.first_ms) // 1000,
                 "flagged_at": iso_utc(one.flagged_ms),

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.keys import Entity
 from paystate.store.tables import overlays
-from paystate.updates import Overlay, OverlayStatus
+from paystate.updates import Overlay, OverlayJson, OverlayStatus
 
 __all__ = ["overlays_of", "upsert_overlay"]
 
@@ -54,7 +52,7 @@ async def upsert_overlay(
         )
 
 
-async def overlays_of(connection: AsyncConnection, entity: Entity) -> list[dict[str, Any]]:
+async def overlays_of(connection: AsyncConnection, entity: Entity) -> list[OverlayJson]:
     """Return the overlays of a payment, oldest first, amounts as decimal strings."""
     rows = await connection.execute(
         select(overlays.c.type, overlays.c.overlay_id, overlays.c.status, overlays.c.amount,

@@ -30,6 +30,7 @@ from paystate.store.settle import BeforeCommit, Decision, Settled
 from paystate.store.tables import details
 from paystate.store.tables import inbox as inbox_table
 from paystate.store.unsettled import Unsettled
+from paystate.updates import OverlayJson
 
 __all__ = ["RefusedDecision", "Store", "open_store"]
 
@@ -176,10 +177,10 @@ class Store:
         # Version 0 is a row that a transaction made to have something to lock.
         return {entity: state for entity, state in found.items() if state.version}
 
-    async def payment(self, entity: Entity) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    async def payment(self, entity: Entity) -> tuple[dict[str, Any], list[OverlayJson]]:
         """Return what is known of a payment beside its status, and its overlays."""
 
-        async def work(connection: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        async def work(connection: Any) -> tuple[dict[str, Any], list[OverlayJson]]:
             found = await connection.execute(
                 select(details.c.content).where(details.c.key == entity.row_key)
             )
