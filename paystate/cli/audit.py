@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from paystate.cli.client import server_url
 from paystate.cli.exits import Exit, Failure, errors_as_exits
+from paystate.cli.progress import progress
 from paystate.cli.targets import data_dir_option
 from paystate.cli.workbench import settings_of
 
@@ -69,6 +70,12 @@ def command(
     changed; what is found is written down, as what the worker's audit finds is.
 
     \b
+    Examples:
+      paystate audit
+      paystate audit --seconds 60 --lookups 1000
+      paystate audit --url https://pay.example.com --json | jq .violations
+
+    \b
     Exit codes:
       0  nothing is wrong
       1  violations were found
@@ -81,8 +88,8 @@ def command(
         raise click.UsageError("--once and --seconds exclude each other")
     settings = settings_of(data_dir)
     address = _address(url)
-    with errors_as_exits():
-        report = asyncio.run(_audit(settings, address, token, seconds, lookups, provider))
+    with errors_as_exits(), progress("Comparing …", hidden=as_json) as tell:
+        report = asyncio.run(_audit(settings, address, token, seconds, lookups, provider, tell))
     if as_json:
         click.echo(json.dumps(report))
     else:
@@ -105,6 +112,7 @@ async def _audit(
     seconds: float | None,
     lookups: int,
     provider: int,
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
     from paystate.audit import open_audit  # noqa: PLC0415
     from paystate.observability import configure_logging  # noqa: PLC0415
@@ -119,10 +127,10 @@ async def _audit(
         following = asyncio.create_task(_follow(audit)) if seconds is not None else None
         ends = time.monotonic() + (seconds or 0)
         try:
-            await _pass(audit, lookups, provider)
+            await _pass(audit, lookups, provider, tell)
             while time.monotonic() < ends:
                 await asyncio.sleep(min(1.0, max(0.0, ends - time.monotonic())))
-                await _pass(audit, lookups, 0)
+                await _pass(audit, lookups, 0, tell)
         finally:
             if following is not None:
                 following.cancel()
@@ -149,17 +157,18 @@ async def _follow(audit: Audit) -> None:
             await asyncio.sleep(0.5)
 
 
-async def _pass(audit: Audit, lookups: int, provider: int) -> None:
+async def _pass(audit: Audit, lookups: int, provider: int, tell: Callable[[str], None]) -> None:
     """Go through every cached entry and every row, and look some of them up."""
     import random  # noqa: PLC0415
 
     while not await audit.entries.round(PAGE):
-        pass
+        tell(f"{audit.ledger.compared.get('entries', 0)} cached entries")
     picked: list[SampledRow] = []
     seen = 0
     ended = False
     while not ended:
         page, ended = await audit.rows.round(PAGE)
+        tell(f"{audit.ledger.compared.get('rows', 0)} rows")
         for row in page.rows:
             # Every row is as likely to be among the picked ones, however many come.
             seen += 1

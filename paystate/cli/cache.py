@@ -42,8 +42,12 @@ def reset(yes: bool, data_dir: str, as_json: bool) -> None:
       paystate cache reset --yes --json
 
     \b
-    Exit codes: 0 done, 1 not wanted after all, 2 wrong arguments or settings,
-    3 database or cache unreachable, 5 another error
+    Exit codes:
+      0  done
+      1  not wanted after all
+      2  wrong arguments or settings
+      3  database or cache unreachable
+      5  another error
     """
     if as_json and not yes:
         raise click.UsageError("--json needs --yes: nobody can be asked")

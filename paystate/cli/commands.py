@@ -30,6 +30,7 @@ _MODULES = {
     "audit": "paystate.cli.audit",
     "cache": "paystate.cli.cache",
     "sandbox": "paystate.cli.sandbox",
+    "completion": "paystate.cli.completion",
 }
 
 
@@ -55,4 +56,14 @@ def cli() -> None:
     """Payment status that never answers with a pending that has been overtaken.
 
     Start with `paystate dev`: it runs everything on this machine, with a sandbox Flutterwave.
+    Each command has examples: `paystate lookup --help`.
+
+    \b
+    Exit codes, the same for every command:
+      0  done
+      1  understood, and the answer is no
+      2  wrong arguments or settings
+      3  server or database unreachable
+      4  token or signature refused
+      5  it answered, and could not do it
     """

@@ -24,7 +24,16 @@ __all__ = ["command"]
 def command(role: str, as_json: bool) -> None:
     """Show every setting: its variable, its value (secrets masked) and its meaning.
 
-    Exits with 0 if the settings can be used, and with 2 and a list of all problems if not.
+    \b
+    Examples:
+      paystate config
+      paystate config --role web
+      paystate config --json | jq .settings.CACHE_URL
+
+    \b
+    Exit codes:
+      0  the settings can be used
+      2  they cannot; all problems are listed
     """
     from paystate.settings import Role, describe, load  # noqa: PLC0415
 

@@ -36,8 +36,17 @@ def command(
     """List events that were held or given up, and count them by reason.
 
     \b
-    Exit codes: 0 listed (also an empty list), 2 wrong arguments or settings,
-    3 database unreachable, 5 another error
+    Examples:
+      paystate dead-letters
+      paystate dead-letters --held --since 2d
+      paystate dead-letters --json | jq '.events[].event'
+
+    \b
+    Exit codes:
+      0  listed (also an empty list)
+      2  wrong arguments or settings
+      3  database unreachable
+      5  another error
     """
 
     async def work(resources: Resources) -> Any:

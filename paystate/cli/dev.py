@@ -85,8 +85,18 @@ def command(
     What dies is started again. Ctrl-C ends it all, softly; a second Ctrl-C at once. The data stay
     in the folder, and so do the secrets, which are made once.
 
-    Exit codes: 0 stopped as asked, 2 wrong arguments or settings, 3 a database in DATABASE_URL
-    that cannot be reached, 5 a part that would not start.
+    \b
+    Examples:
+      paystate dev
+      paystate dev --no-traffic --port 9000
+      paystate dev --data-dir /tmp/paystate --rate 20 --seed 7
+
+    \b
+    Exit codes:
+      0  stopped as asked
+      2  wrong arguments or settings
+      3  a database in DATABASE_URL that cannot be reached
+      5  a part that would not start
     """
     if sys.platform == "win32":
         raise Failure("`paystate dev` needs Linux or macOS; on Windows, use WSL", Exit.USAGE)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,6 +14,7 @@ import click
 from paystate.cli.client import server_url
 from paystate.cli.devdata import DevFileInvalid, read_data_dir
 from paystate.cli.exits import Exit, Failure
+from paystate.cli.progress import progress
 from paystate.cli.targets import data_dir_option
 
 if TYPE_CHECKING:
@@ -101,8 +100,14 @@ def command(
         timeout_s=timeout_s,
     )
     case = open_case(environ, options)
-    with _progress(hidden=as_json) as tell:
-        findings = asyncio.run(examine(case, tell))
+    done: list[str] = []
+    with progress("Asking every server …", hidden=as_json) as tell:
+
+        def told(name: str) -> None:
+            done.append(name)
+            tell(f"{', '.join(done)}: done")
+
+        findings = asyncio.run(examine(case, told))
     if as_json:
         _write(findings)
     else:
@@ -148,24 +153,6 @@ def _environ(data_dir: str) -> tuple[Mapping[str, str], str | None]:
         made["FLW_V4_BASE_URL"] = f"{dev.running.sandbox}/v4"
         made["FLW_TOKEN_URL"] = f"{dev.running.sandbox}/token"
     return {**made, **os.environ}, dev.running.web
-
-
-@contextmanager
-def _progress(*, hidden: bool) -> Iterator[Callable[[str], None]]:
-    """Show what is still waited for, to a person who waits."""
-    if hidden or not sys.stderr.isatty():
-        yield lambda _name: None
-        return
-    from rich.console import Console  # noqa: PLC0415
-
-    done: list[str] = []
-    with Console(stderr=True).status("Asking every server …") as status:
-
-        def tell(name: str) -> None:
-            done.append(name)
-            status.update(f"Asking every server … {', '.join(done)}: done")
-
-        yield tell
 
 
 def _counts(findings: list[Finding]) -> dict[str, int]:

@@ -33,8 +33,18 @@ def command(
     Nothing is changed.
 
     \b
-    Exit codes: 0 explained, 1 nothing is known of it, 2 wrong arguments or settings,
-    3 database unreachable, 5 another error
+    Examples:
+      paystate explain 7001
+      paystate explain order-7001 --ref
+      paystate explain 7001 --json | jq .timeline
+
+    \b
+    Exit codes:
+      0  explained
+      1  nothing is known of it
+      2  wrong arguments or settings
+      3  database unreachable
+      5  another error
     """
 
     async def work(resources: Resources) -> Any:

@@ -41,6 +41,12 @@ def command(
     --ttl or LINK_TTL_S says when.
 
     \b
+    Examples:
+      paystate link 7001
+      paystate link order-7001 --ref --ttl 3600
+      paystate link 7001 --json | jq -r .url
+
+    \b
     Exit codes:
       0  made
       1  nobody knows that payment (404)

@@ -56,6 +56,12 @@ def command(
     With --wait it answers as soon as the payment is settled, or with what it is then.
 
     \b
+    Examples:
+      paystate lookup 7001
+      paystate lookup order-7001 --ref
+      paystate lookup 7001 --kind transfer --json | jq -r .status
+
+    \b
     Exit codes:
       0  found
       1  nobody knows that payment (404)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from paystate.cli.progress import progress
 from paystate.cli.targets import data_dir_option
 from paystate.cli.workbench import DURATION, run_over, settings_of
 
@@ -34,7 +35,16 @@ def command(older_than: timedelta | None, dry_run: bool, data_dir: str, as_json:
     still counts for nothing. Workers do the same all the time.
 
     \b
-    Exit codes: 0 done, 2 wrong arguments or settings, 3 database unreachable, 5 another error
+    Examples:
+      paystate prune --dry-run
+      paystate prune --older-than 90d --json
+
+    \b
+    Exit codes:
+      0  done
+      2  wrong arguments or settings
+      3  database unreachable
+      5  another error
     """
     if older_than is not None and older_than < timedelta(days=1):
         raise click.UsageError("--older-than: a day (1d) at least")
@@ -55,8 +65,9 @@ def command(older_than: timedelta | None, dry_run: bool, data_dir: str, as_json:
         if dry_run:
             count = await pruner.count()
             return _counts(True, count.emptied, count.removed, count.changes)
-        while await pruner.batch():
-            pass
+        with progress("Removing …", hidden=as_json) as tell:
+            while await pruner.batch():
+                tell(f"{pruner.done.removed} events, {pruner.done.changes} changes")
         done = pruner.done
         return _counts(False, done.emptied, done.removed, done.changes)
 

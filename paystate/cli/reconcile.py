@@ -67,8 +67,18 @@ def command(
     earlier run left off, asks about nothing twice, and stays within the budget.
 
     \b
-    Exit codes: 0 done, 1 some were put off (budget, outage, credentials), 2 wrong arguments or
-    settings, 3 database unreachable, 5 another error
+    Examples:
+      paystate reconcile
+      paystate reconcile --older-than 10m --limit 200 --no-lists
+      paystate reconcile --flagged --json | jq '.flagged[].id'
+
+    \b
+    Exit codes:
+      0  done
+      1  some were put off: budget, outage, credentials
+      2  wrong arguments or settings
+      3  database unreachable
+      5  another error
     """
     if once and every is not None:
         raise click.UsageError("--once and --every exclude each other")

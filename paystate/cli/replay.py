@@ -61,8 +61,18 @@ def command(
     already is left as it is, and so is one on which an operator has ruled.
 
     \b
-    Exit codes: 0 done, 1 nothing could be opened, 2 wrong arguments or settings,
-    3 database unreachable, 5 another error
+    Examples:
+      paystate replay 42
+      paystate replay --state dead --since 2h --dry-run
+      paystate replay --reason unknown_to_provider --limit 100 --by ada
+
+    \b
+    Exit codes:
+      0  done
+      1  nothing could be opened
+      2  wrong arguments or settings
+      3  database unreachable
+      5  another error
     """
     if event is None and not any((state, reason, since, until)):
         raise click.UsageError("name an INBOX_ID, or at least one of --state, --reason, --since")

@@ -15,10 +15,19 @@ if TYPE_CHECKING:
 
 __all__ = ["operator_option", "ruling_command"]
 
-_EXITS = """
+_END = """
     \b
-    Exit codes: 0 done (also if it was done before), 1 refused: no such event, not held or dead,
-    ruled otherwise, 2 wrong arguments or settings, 3 database unreachable, 5 another error
+    Examples:
+      paystate {action} 42 --reason "seen in the bank's statement"
+      paystate {action} 42 --reason "ticket 311" --by ada --json
+
+    \b
+    Exit codes:
+      0  done (also if it was done before)
+      1  refused: no such event, not held or dead, ruled otherwise
+      2  wrong arguments or settings
+      3  database unreachable
+      5  another error
 """
 
 operator_option = click.option(
@@ -32,7 +41,7 @@ operator_option = click.option(
 def ruling_command(action: str, meaning: str) -> click.Command:
     """Return the command that gives one kind of ruling; `meaning` says what it does."""
 
-    @click.command(action, help=meaning + _EXITS)
+    @click.command(action, help=meaning + _END.format(action=action))
     @click.argument("event", metavar="INBOX_ID", type=click.IntRange(1))
     @click.option("--reason", required=True, help="Why; it is kept, and shown by `explain`.")
     @operator_option

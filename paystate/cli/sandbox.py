@@ -88,7 +88,16 @@ def command(as_json: bool, **given: Any) -> None:
     SANDBOX_DROP (and so on for each share), SANDBOX_SCRIPT, and the secrets from FLW_SECRET_HASH,
     FLW_SECRET_KEY, FLW_CLIENT_ID and FLW_CLIENT_SECRET. Ctrl-C ends it.
 
-    Exit codes: 0 ended as asked, 2 wrong arguments or settings.
+    \b
+    Examples:
+      paystate sandbox
+      paystate sandbox --rate 20 --duplicate 0.5 --drop 0.1
+      paystate sandbox --receiver http://127.0.0.1:8080/webhooks/flutterwave --seed 7
+
+    \b
+    Exit codes:
+      0  ended as asked
+      2  wrong arguments or settings
     """
     from paystate.flutterwave.sandbox import SandboxConfig, serve  # noqa: PLC0415
     from paystate.flutterwave.sandbox.script import ScriptInvalid  # noqa: PLC0415

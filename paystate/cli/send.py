@@ -114,8 +114,21 @@ def command(
     confirmed. The secret and the address come from the options, else from FLW_SECRET_HASH and
     PORT, else from a running `paystate dev`.
 
-    Exit codes: 0 acknowledged with 200, 1 refused, 2 wrong arguments, 3 server unreachable,
-    4 signature refused, 5 server error.
+    \b
+    Examples:
+      paystate send
+      paystate send --api v3 --status pending --id 7001 --tx-ref order-7001
+      paystate send --api v4 --kind transfer --status failed --times 2
+      paystate send --bad-signature
+
+    \b
+    Exit codes:
+      0  acknowledged with 200
+      1  refused
+      2  wrong arguments
+      3  server unreachable
+      4  signature refused
+      5  server error
     """
     base, path = _split(url)
     target = find_target(base, data_dir)

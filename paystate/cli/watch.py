@@ -78,6 +78,21 @@ def command(
     """Watch changes of status as they happen; Ctrl-C ends it.
 
     With --latency each settled payment shows the milliseconds from its webhook's record to here.
+
+    \b
+    Examples:
+      paystate watch
+      paystate watch --latency
+      paystate watch --after 0.0 --count 10 --json | jq -r .status
+
+    \b
+    Exit codes:
+      0  ended as asked
+      1  the changes after that cursor have been removed
+      2  wrong arguments
+      3  server unreachable
+      4  token refused, or not enough
+      5  server error
     """
     target = find_target(url, data_dir)
     times = Latencies()
