@@ -40,6 +40,7 @@ from paystate.queue import Queue, open_queue
 from paystate.roster import Changed, Roster
 from paystate.settings import Settings
 from paystate.store import Store, open_store
+from paystate.tracing import Tracing, open_tracing
 
 __all__ = ["Resources", "open_resources"]
 
@@ -102,6 +103,27 @@ class _Providers(dict[str, Provider]):
         self[name] = Provider(client, merchant.confirm, can_ask)
 
 
+def _flows(
+    store: Store,
+    cache: StatusCache,
+    queue: Queue,
+    providers: Mapping[str, Provider],
+    metrics: Metrics,
+    tracing: Tracing | None,
+) -> tuple[Recorder, Settler]:
+    """Return what records and what settles; the plain ones where nobody wants traces."""
+    holder = _holder()
+    if tracing is None:
+        recorder = Recorder(store, cache, queue, metrics)
+        return recorder, Settler(store, cache, providers, metrics, holder=holder)
+    from paystate.payments.traced import TracedRecorder, TracedSettler  # noqa: PLC0415
+
+    return (
+        TracedRecorder(store, cache, queue, metrics, tracing=tracing),
+        TracedSettler(store, cache, providers, metrics, holder=holder, tracing=tracing),
+    )
+
+
 def _holder() -> str:
     """Return a name for this process in claims: where it runs, and which run it is."""
     return f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(3)}"
@@ -139,9 +161,9 @@ async def open_resources(
         )
         roster = Roster(settings, metrics)
         providers = _Providers(roster, settings, session, redis, keys)
-        recorder = Recorder(store, cache, queue, metrics)
+        tracing = await stack.enter_async_context(open_tracing(settings))
+        recorder, settler = _flows(store, cache, queue, providers, metrics, tracing)
         stack.push_async_callback(recorder.drain)
-        settler = Settler(store, cache, providers, metrics, holder=_holder())
         asker = Asker(
             redis,
             keys,

@@ -217,6 +217,14 @@ class Settings:
     log_format: str = _setting(
         "LOG_FORMAT", "auto", "json, console, or auto: console on a terminal, else json."
     )
+    otlp_endpoint: str = _setting(
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "",
+        "Where traces of events go, by OTLP over HTTP, as in http://collector:4318; needs the "
+        "extra otel. Other OTEL_ variables (service name, sampler, headers) are "
+        "OpenTelemetry's own. Empty: no traces, at no cost.",
+        parse=base_address,
+    )
     merchants_file: str | None = _setting(
         "MERCHANTS_FILE",
         None,

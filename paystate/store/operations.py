@@ -180,6 +180,19 @@ class Operations:
 
         return await self._database.read(work)
 
+    async def event_keys(self, ids: Sequence[int]) -> dict[int, tuple[str, Entity]]:
+        """Return the key of each event about a payment, and that payment, by its inbox row."""
+
+        async def work(connection: AsyncConnection) -> dict[int, tuple[str, Entity]]:
+            found = await connection.execute(
+                select(inbox.c.id, inbox.c.event_key, inbox.c.entity_key).where(
+                    among(self._database.dialect, inbox.c.id, ids), inbox.c.entity_key.is_not(None)
+                )
+            )
+            return {row_id: (key, Entity.from_row_key(name)) for row_id, key, name in found}
+
+        return await self._database.read(work)
+
     async def trail(self, entity: Entity) -> Trail:
         """Return what is kept of `entity`."""
 
