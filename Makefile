@@ -8,7 +8,7 @@ STAMP  := $(VENV)/.installed
 .PHONY: help install run test bench check lint types imports wheel format lock clean
 
 help: ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP) ## make .venv and install everything the lock file names, by hash
 
@@ -59,7 +59,7 @@ prove-hostile:
 	PYTHONHASHSEED=$(if $(filter 1,$(PORTION)),random,0) $(BIN)/python -m tests.hostile \
 	  $(if $(filter 1,$(PORTION)),--seconds 60,--runs 20000 --seed 1)
 
-check: lint types imports deploy-check ## lint, formatting, types, import rules, everything in deploy/
+check: lint types imports deploy-check docs-check ## lint, formatting, types, import rules, deploy/, docs/reference
 
 lint: install
 	$(BIN)/ruff check .
@@ -74,6 +74,13 @@ imports: install
 .PHONY: deploy-check
 deploy-check: install # what deploy/ says against the code; promtool, nginx, systemd and kubectl where they are
 	$(BIN)/python -m deploy.check
+
+docs: install ## write docs/reference anew from the code
+	$(BIN)/python -m docs.generate
+
+.PHONY: docs docs-check
+docs-check: install # docs/reference is what the code makes
+	$(BIN)/python -m docs.generate --check
 
 wheel: install ## build the wheel and see that it holds the package alone
 	$(BIN)/python -m hatchling build -t wheel
