@@ -6,6 +6,7 @@ nothing for it. Whatever goes wrong in here is logged, and changes nothing of wh
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -54,6 +55,19 @@ class TracedRecorder(Recorder):
         with _harmless():
             self._tell_of(event, recorded, Moments(began_ns, time.time_ns()))
         return recorded
+
+    def submit(self, event: NewEvent) -> asyncio.Future[Recorded]:
+        """Return the future of `record`; see `Recorder.submit`."""
+        began_ns = time.time_ns()
+
+        def tell(done: asyncio.Future[Recorded]) -> None:
+            if not done.cancelled() and done.exception() is None:
+                with _harmless():
+                    self._tell_of(event, done.result(), Moments(began_ns, time.time_ns()))
+
+        submitted = super().submit(event)
+        submitted.add_done_callback(tell)
+        return submitted
 
     def _tell_of(self, event: NewEvent, recorded: Recorded, moments: Moments) -> None:
         asked = event.api in (Api.VERIFY, Api.OPERATOR)
