@@ -99,15 +99,6 @@ class LookupsJson(TypedDict):
     hit_rate: float | None
 
 
-class CallsJson(TypedDict):
-    """Calls to Flutterwave, and those that were saved."""
-
-    lookup: _Count
-    confirm: _Count
-    audit: _Count
-    saved: _Count
-
-
 class FreshnessJson(TypedDict):
     """How many audited lookups were as late as the database."""
 
@@ -128,7 +119,9 @@ class FleetJson(TypedDict):
     """What all processes have counted since each began."""
 
     lookups: LookupsJson
-    provider_calls: CallsJson
+    provider_calls: Annotated[
+        dict[str, int], "Calls to Flutterwave by purpose, and how many lookups were `saved` one."
+    ]
     webhooks: _Count
     streams: int
     violations: _Count
