@@ -5,5 +5,5 @@ from __future__ import annotations
 __all__ = ["COMMANDS", "REASONS", "ROUTES"]
 
 ROUTES: set[tuple[str, str]] = set()
-REASONS: set[str] = {"too_many_calls", "other_api"}
+REASONS: set[str] = {"other_api", "too_many_calls"}
 COMMANDS: set[str] = set()
