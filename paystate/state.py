@@ -49,7 +49,7 @@ class EntityState:
 
     `link` is the payment's tx_ref, or the reference's deciding attempt (`Attempt` as text).
     `held_events` counts events held or dead; for a reference it counts those of its unsettled
-    attempts. `changed_ms` is when what is shown last changed, in ms since the epoch.
+    attempts. `changed_ms` is when the version last rose, in ms since the epoch.
     """
 
     entity: Entity
@@ -87,7 +87,7 @@ class EntityState:
 
     @property
     def visible(self) -> tuple[Status, bool, str | None]:
-        """What a version stands for: it rises when, and only when, this changes."""
+        """What a version stands for: it rises when this changes, or an overlay, and only then."""
         return self.shown, self.held, self.link
 
     @property

@@ -48,8 +48,8 @@ class StatusAnswer:
     """A status and how far it can be trusted.
 
     `as_of_ms` is the last moment at which it is known to have been so; a successful payment stays
-    so, and there it is when it became so. `fresh` is False where the provider should have been
-    asked and could not, or a person must look first (`held`). `retry_after_s` says when to ask
+    so, and there it is when its version rose last. `fresh` is False where the provider should have
+    been asked and could not, or a person must look first (`held`). `retry_after_s` says when to ask
     again, where waiting helps.
     """
 

@@ -16,18 +16,22 @@ _ORDER = list(OverlayStatus)
 
 async def upsert_overlay(
     connection: AsyncConnection, entity: Entity, overlay: Overlay, time_ms: int
-) -> None:
+) -> bool:
     """Record an overlay by its own id; its status only ever moves forward.
 
-    The caller holds the payment's row, so nobody else writes this one.
+    Returns whether anything is known now that was not. The caller holds the payment's row, so
+    nobody else writes this one.
     """
     where = (
         (overlays.c.key == entity.row_key)
         & (overlays.c.type == overlay.type.value)
         & (overlays.c.overlay_id == overlay.overlay_id)
     )
-    held = (await connection.execute(select(overlays.c.status).where(where))).scalar_one_or_none()
-    amount = format(overlay.amount, "f") if overlay.amount is not None else None
+    held = (
+        await connection.execute(
+            select(overlays.c.status, overlays.c.amount, overlays.c.currency).where(where)
+        )
+    ).one_or_none()
     if held is None:
         await connection.execute(
             insert(overlays).values(
@@ -35,21 +39,38 @@ async def upsert_overlay(
                 type=overlay.type.value,
                 overlay_id=overlay.overlay_id,
                 status=overlay.status.value,
-                amount=amount,
+                amount=_text(overlay),
                 currency=overlay.currency,
                 updated_ms=time_ms,
             )
         )
-    elif _ORDER.index(overlay.status) > _ORDER.index(OverlayStatus(held)):
-        await connection.execute(
-            update(overlays)
-            .where(where)
-            .values(
-                status=overlay.status.value,
-                amount=amount if amount is not None else overlays.c.amount,
-                updated_ms=time_ms,
-            )
-        )
+        return True
+    news = _news(overlay, held[0], held[1], held[2])
+    if news:
+        await connection.execute(update(overlays).where(where).values(**news, updated_ms=time_ms))
+    return bool(news)
+
+
+def _news(
+    overlay: Overlay, status: str, amount: str | None, currency: str | None
+) -> dict[str, str | None]:
+    """Return what `overlay` changes of what is held of it: a later step, or what was missing.
+
+    A later step brings its own amount. An earlier one that comes late fills gaps, and no more.
+    """
+    new: dict[str, str | None] = {}
+    forward = _ORDER.index(overlay.status) > _ORDER.index(OverlayStatus(status))
+    if forward:
+        new["status"] = overlay.status.value
+    if overlay.amount is not None and (forward or amount is None):
+        new["amount"] = _text(overlay)
+    if overlay.currency is not None and (forward or currency is None):
+        new["currency"] = overlay.currency
+    return new
+
+
+def _text(overlay: Overlay) -> str | None:
+    return format(overlay.amount, "f") if overlay.amount is not None else None
 
 
 async def overlays_of(connection: AsyncConnection, entity: Entity) -> list[OverlayJson]:

@@ -1,8 +1,8 @@
 """Rows of the database as values, and what every transaction does with them.
 
-A version rises when, and only when, what is shown changes; then a row of the change log is written
-in the same transaction. Both transactions of the protocol (`inbox`, `settle`) go through `save`, so
-no path can do one without the other.
+A version rises when, and only when, what is shown changes, or what is laid over it (a refund); then
+a row of the change log is written in the same transaction. Both transactions of the protocol
+(`inbox`, `settle`) go through `save`, so no path can do one without the other.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ class Locked:
 
     `before` is what others see, `stored` what this transaction has written, `now` what it will
     leave. `spare` are rows that it holds and may turn out not to need. `expected` says what is to
-    be paid for those references, of all that it holds, for which that was registered.
+    be paid for those references, of all that it holds, for which that was registered. Of `overlaid`
+    a refund, reversal or chargeback is known that was not, or has come further.
     """
 
     def __init__(self) -> None:
@@ -83,6 +84,7 @@ class Locked:
         self.now: dict[Entity, EntityState] = {}
         self.spare: dict[Entity, EntityState] = {}
         self.expected: dict[Entity, Expected] = {}
+        self.overlaid: set[Entity] = set()
         self.time_ms = 0
 
     def change(self, entity: Entity, **values: Any) -> EntityState:
@@ -212,9 +214,10 @@ async def save(connection: AsyncConnection, locked: Locked) -> list[Change]:
     visible = []
     for entity, now in locked.now.items():
         before = locked.before[entity]
-        if now is before or now == before:
+        overlaid = entity in locked.overlaid
+        if not overlaid and (now is before or now == before):
             continue
-        if before.version == 0 or now.visible != before.visible:
+        if before.version == 0 or overlaid or now.visible != before.visible:
             visible.append(entity)
             new = locked.stored[entity] is not before
             locked.now[entity] = EntityState(

@@ -118,8 +118,7 @@ async def settle(
             continue
         decision = compared(decision, state, _link_after(state, decision), locked.expected)  # noqa: PLW2901
         _open_link(state, row, references)
-        if decision.overlay is not None and decision.ending is None:
-            await upsert_overlay(connection, decision.entity, decision.overlay, locked.time_ms)
+        await _lay_over(connection, locked, decision)
         settled.endings[row.id] = _fold(locked, decision, learnt)
         settled.waited_ms[row.id] = locked.time_ms - row.received_ms
         _add_own_reference(locked.now[decision.entity], references)
@@ -134,6 +133,15 @@ async def settle(
         await _end_rows(connection, settled, locked.time_ms)
     await before_commit(settled.states)
     return settled
+
+
+async def _lay_over(connection: AsyncConnection, locked: Locked, decision: Decision) -> None:
+    """Record the overlay of a decision, if it has one; its news is news of its payment."""
+    entity, overlay = decision.entity, decision.overlay
+    if overlay is None or decision.ending is not None:
+        return
+    if await upsert_overlay(connection, entity, overlay, locked.time_ms):
+        locked.overlaid.add(entity)
 
 
 def _named(decisions: Sequence[Decision]) -> set[Entity]:

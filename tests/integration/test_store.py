@@ -822,7 +822,76 @@ async def test_an_overlay_only_moves_forward_and_leaves_the_status_alone(
     assert {(o["type"], o["amount"], o["currency"]) for o in overlays} == {
         ("refund", "5.00", "NGN")
     }
+    after = await state(store)
+    assert (after.shown, after.link) == (before.shown, before.link)
+    assert after.version == before.version + 2
+    await check_books(store, database_url)
+
+
+async def refunded(
+    store: Store, status: OverlayStatus, amount: int | None = None, own_id: str = "r1"
+) -> list[tuple[Entity, Status, Status | None, bool, int]]:
+    """Record and settle what one webhook says of a refund; return what changed."""
+    row_id = await opened(store, f"event-{next(_numbers)}")
+    overlay = Overlay(
+        Kind.CHARGE, ONE.id, OverlayType.REFUND, own_id, status, "",
+        amount=Decimal(amount) if amount is not None else None,
+    )  # fmt: skip
+    done = await settled(store, Decision(row_id, ONE, overlay=overlay))
+    return [(c.entity, c.status, c.previous_status, c.terminal, c.version) for c in done.changes]
+
+
+async def test_news_of_a_refund_is_one_version_of_the_payment_and_none_of_its_order(
+    store: Store, database_url: str
+) -> None:
+    """Each step forward is one change from `successful` to `successful`."""
+    await pay(store, S)
+    order = await state(store, ORDER)
+    first = (await state(store)).version
+    steps = (OverlayStatus.INITIATED, OverlayStatus.PENDING, OverlayStatus.COMPLETED)
+    for number, step in enumerate(steps, 1):
+        assert await refunded(store, step, 5) == [(ONE, S, S, True, first + number)]
+    assert await refunded(store, OverlayStatus.FAILED, 5, "r2") == [(ONE, S, S, True, first + 4)]
+    assert await state(store, ORDER) == order
+    await check_books(store, database_url)
+
+
+async def test_what_says_nothing_new_of_a_refund_is_no_version(
+    store: Store, database_url: str
+) -> None:
+    """Neither the same again, nor an earlier step that comes late, whatever its amount."""
+    await pay(store, S)
+    await refunded(store, OverlayStatus.PENDING, 5)
+    before = await state(store)
+    for status, amount in (
+        (OverlayStatus.PENDING, 5), (OverlayStatus.PENDING, 9), (OverlayStatus.INITIATED, 9),
+    ):  # fmt: skip
+        assert await refunded(store, status, amount) == []
     assert await state(store) == before
+    _, [overlay] = await store.payment(ONE)
+    assert (overlay["status"], overlay["amount"]) == ("pending", "5")
+    await check_books(store, database_url)
+
+
+async def test_an_amount_that_becomes_known_is_news_once(store: Store, database_url: str) -> None:
+    """Even from an earlier step that comes late, which moves nothing else."""
+    await pay(store, S)
+    await refunded(store, OverlayStatus.PENDING)
+    assert len(await refunded(store, OverlayStatus.INITIATED, 5)) == 1
+    assert await refunded(store, OverlayStatus.INITIATED, 7) == []
+    _, [overlay] = await store.payment(ONE)
+    assert (overlay["status"], overlay["amount"]) == ("pending", "5")
+    await check_books(store, database_url)
+
+
+async def test_a_refund_of_an_unsettled_payment_shares_the_version_of_what_is_shown(
+    store: Store, database_url: str
+) -> None:
+    """From `processing` back to what it was, and the refund: one change and not two."""
+    await pay(store, PE)
+    before = (await state(store)).version
+    changes = await refunded(store, OverlayStatus.INITIATED, 5)
+    assert [c for c in changes if c[0] == ONE] == [(ONE, PE, PR, False, before + 2)]
     await check_books(store, database_url)
 
 
