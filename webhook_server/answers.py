@@ -8,6 +8,7 @@ from paystate.changes import ChangeJson
 from paystate.expected import Verdict
 from paystate.keys import MAX_ID_LENGTH
 from paystate.payments.answers import StatusAnswerJson
+from paystate.payments.refunds import RefundsJson
 from paystate.shapes import Bounded, CursorText, Money
 from paystate.updates import OverlayJson
 
@@ -48,7 +49,7 @@ class ComparedJson(TypedDict):
     mismatch: Annotated[str | None, Bounded(words=Verdict)]
 
 
-class DetailsJson(StatusAnswerJson, ComparedJson):
+class DetailsJson(StatusAnswerJson, RefundsJson, ComparedJson):
     """A status, and what else is known; null where nothing is. Money is decimal strings."""
 
     amount: Annotated[Money | None, "In major units of the currency."]

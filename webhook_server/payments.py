@@ -17,6 +17,7 @@ from paystate.keys import Entity, EntityKind
 from paystate.observability import Metrics
 from paystate.payments.answers import StatusAnswer, StatusAnswerJson
 from paystate.payments.lookup import Lookups
+from paystate.payments.refunds import refunds_of
 from paystate.state import Attempt
 from paystate.status import Status
 from paystate.store import Store
@@ -212,6 +213,7 @@ class PaymentEndpoints:
             "customer_id": known.get("customer_id"),
             "card": known.get("card"),
             "overlays": overlays,
+            **refunds_of(known, overlays),
             **_compared(expected, known),
         }
 

@@ -214,7 +214,10 @@ def best(answer: PaymentStatus | None, entity: Entity) -> PaymentStatus:
 class PaymentDetails:
     """What is known of a payment beside its status. Money is exact, in major units of `currency`.
 
-    `overlays` are its refunds, reversals and chargebacks, in the form of the HTTP API.
+    `overlays` are its refunds, reversals and chargebacks, in the form of the HTTP API;
+    `refunded_amount` is the sum of the refunds that are completed, `refund_pending_amount` of those
+    on their way, `refund_flags` why a person should look at them. `chargeback` and `reversal` say
+    how far those have come.
     """
 
     answer: PaymentStatus
@@ -230,6 +233,11 @@ class PaymentDetails:
     customer_id: str | None
     card: Mapping[str, str] | None
     overlays: tuple[Mapping[str, Any], ...]
+    refunded_amount: Decimal | None
+    refund_pending_amount: Decimal | None
+    refund_flags: tuple[str, ...]
+    chargeback: str | None
+    reversal: str | None
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
@@ -249,6 +257,11 @@ class PaymentDetails:
             customer_id=_text_or_none(data.get("customer_id")),
             card=dict(card) if card else None,
             overlays=tuple(dict(overlay) for overlay in data.get("overlays") or ()),
+            refunded_amount=_decimal(data.get("refunded_amount")),
+            refund_pending_amount=_decimal(data.get("refund_pending_amount")),
+            refund_flags=tuple(data.get("refund_flags") or ()),
+            chargeback=_text_or_none(data.get("chargeback")),
+            reversal=_text_or_none(data.get("reversal")),
         )
 
 

@@ -537,6 +537,7 @@ async def test_details_come_from_the_api(open_process: Opener) -> None:
             by_ref = await reader.payment(tx_ref="details-1")
             assert str(by_id.amount) == "1500.25"
             assert by_id.answer.status == "successful"
+            assert (by_id.refunded_amount, by_id.refund_flags, by_id.chargeback) == (0, (), None)
             assert (by_ref.amount, by_ref.answer.payment_id) == (by_id.amount, known)
             with pytest.raises(PaymentUnknown):
                 await reader.payment(1)
