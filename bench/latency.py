@@ -2,23 +2,23 @@
 
 200 webhooks a second into one web process, one worker, PostgreSQL; the subscriber reads the
 server-sent events of ``GET /api/changes``. Beside it a stock arq worker as it comes: how long a job
-waits from being put into the queue until it starts, at the same rate.
+waits from being put into the queue until it starts, at the same rate. Sender and subscriber speak
+HTTP over bare connections, as in `bench.blast`.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import re
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, cast
 
-import aiohttp
 import orjson
 from arq.connections import ArqRedis
 
-from bench.blast import body, signature
+from bench.blast import body, request
 from bench.peers import JOB
 from bench.stage import SECRET, TOKEN, Stage, line_of, open_stage
 
@@ -62,27 +62,30 @@ async def _ours(stage: Stage, rate: int, seconds: float) -> tuple[list[float], l
     acknowledged: dict[str, float] = {}
     _, port = await stage.part("webhook_server")
     await stage.part("worker")
-    url = f"http://127.0.0.1:{port}"
-    async with AsyncExitStack() as stack:
-        session = await stack.enter_async_context(
-            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
-        )
-        listening = asyncio.Event()
-        hearing = asyncio.create_task(_hear(session, url, told, listening))
-        stack.callback(hearing.cancel)
-        await listening.wait()
-        loop = asyncio.get_running_loop()
-        posting: set[asyncio.Task[None]] = set()
-        started = loop.time()
-        for number in range(int(rate * (WARM_S + seconds))):
-            await asyncio.sleep(max(0.0, started + number / rate - loop.time()))
-            posting.add(asyncio.create_task(_post(session, url, number, sent, acknowledged)))
-        await asyncio.gather(*posting)
-        async with asyncio.timeout(HANGS_S):
-            while True:
-                if len(told) == len(sent):
-                    break
-                await asyncio.sleep(0.05)
+    loop = asyncio.get_running_loop()
+    hearing = _Hearing(port, told)
+    await hearing.connect()
+    await hearing.listening.wait()
+    idle: list[_Posting] = []
+    posting: set[asyncio.Task[None]] = set()
+    total = int(rate * (WARM_S + seconds))
+    requests = [request("/webhooks/flutterwave", body(n), SECRET) for n in range(total)]
+    started = loop.time()
+    for number in range(total):
+        await asyncio.sleep(max(0.0, started + number / rate - loop.time()))
+        name = f"chg_bench{number}"
+        posting.add(asyncio.create_task(
+            _post(port, idle, requests[number], name, sent, acknowledged)
+        ))  # fmt: skip
+    await asyncio.gather(*posting)
+    async with asyncio.timeout(HANGS_S):
+        while True:
+            if len(told) == len(sent):
+                break
+            await asyncio.sleep(0.05)
+    hearing.close()
+    for connection in idle:
+        connection.close()
     warm = {f"chg_bench{number}" for number in range(int(rate * WARM_S))}
     counted = [name for name in sent if name not in warm]
     return (
@@ -91,38 +94,118 @@ async def _ours(stage: Stage, rate: int, seconds: float) -> tuple[list[float], l
     )
 
 
+class _Connection(asyncio.Protocol):
+    """One connection without an HTTP client: with one, the sender is what is measured."""
+
+    def __init__(self) -> None:
+        self._transport: asyncio.WriteTransport | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's is no subclass
+
+    def send(self, data: bytes) -> None:
+        """Send `data`."""
+        assert self._transport is not None
+        self._transport.write(data)
+
+    def close(self) -> None:
+        """Close it."""
+        if self._transport is not None:
+            self._transport.close()
+
+
+class _Posting(_Connection):
+    """Posts one webhook after the other."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._answer = b""
+        self._answered: asyncio.Future[float] = asyncio.get_running_loop().create_future()
+
+    def post(self, raw: bytes) -> asyncio.Future[float]:
+        """Send a request; return the future of when its answer, a 200, has come."""
+        self._answer = b""
+        self._answered = asyncio.get_running_loop().create_future()
+        self.send(raw)
+        return self._answered
+
+    def data_received(self, data: bytes) -> None:
+        self._answer += data
+        head, end, rest = self._answer.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        if end and length and len(rest) >= int(length[1]):
+            assert self._answer[9:12] == b"200", self._answer
+            self._answered.set_result(time.perf_counter())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._answered.done():
+            self._answered.set_exception(ConnectionError("closed before the answer"))
+
+
+_LENGTH = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
+
+
 async def _post(
-    session: aiohttp.ClientSession,
-    url: str,
-    number: int,
+    port: int,
+    idle: list[_Posting],
+    raw: bytes,
+    name: str,
     sent: dict[str, float],
     acknowledged: dict[str, float],
 ) -> None:
-    raw, name = body(number), f"chg_bench{number}"
-    headers = {"flutterwave-signature": signature(raw, SECRET), "Content-Type": "application/json"}
+    loop = asyncio.get_running_loop()
+    if idle:
+        connection = idle.pop()
+    else:
+        _, connection = await loop.create_connection(_Posting, "127.0.0.1", port)
     sent[name] = time.perf_counter()
-    async with session.post(f"{url}/webhooks/flutterwave", data=raw, headers=headers) as response:
-        assert response.status == 200, response.status
-        acknowledged[name] = time.perf_counter()
+    acknowledged[name] = await connection.post(raw)
+    idle.append(connection)
 
 
-async def _hear(
-    session: aiohttp.ClientSession, url: str, told: dict[str, float], listening: asyncio.Event
-) -> None:
-    """Note when each payment is said to be successful; go on where a stream that lagged ended."""
-    headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"}
-    while True:
-        async with session.get(
-            f"{url}/api/changes", headers=headers, timeout=aiohttp.ClientTimeout(total=None)
-        ) as news:
-            listening.set()
-            async for line in news.content:
-                if line.startswith(b"id:"):
-                    headers["Last-Event-ID"] = line[3:].strip().decode()
-                elif line.startswith(b"data:"):
-                    change = orjson.loads(line[5:])
-                    if change.get("kind") == "charge" and change.get("status") == "successful":
-                        told.setdefault(change["payment_id"], time.perf_counter())
+class _Hearing(_Connection):
+    """Notes when each payment is said to be successful; goes on where a stream has ended."""
+
+    def __init__(self, port: int, told: dict[str, float]) -> None:
+        super().__init__()
+        self.listening = asyncio.Event()
+        self._port = port
+        self._told = told
+        self._rest = b""
+        self._last_id = b""
+        self._again: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def connect(self) -> None:
+        """Connect and ask for the news."""
+        self._rest = b""
+        await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self._port)
+        after = b"Last-Event-ID: %b\r\n" % self._last_id if self._last_id else b""
+        self.send(
+            b"GET /api/changes HTTP/1.1\r\nHost: 127.0.0.1\r\nAccept: text/event-stream\r\n"
+            b"Authorization: Bearer %b\r\n%b\r\n" % (TOKEN.encode(), after)
+        )
+
+    def data_received(self, data: bytes) -> None:
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            if line.startswith(b"retry:"):
+                self.listening.set()
+            elif line.startswith(b"id:"):
+                self._last_id = line[3:].strip()
+            elif line.startswith(b"data:"):
+                change = orjson.loads(line[5:])
+                if change.get("kind") == "charge" and change.get("status") == "successful":
+                    self._told.setdefault(change["payment_id"], time.perf_counter())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if not self._closed:
+            self._again = asyncio.get_running_loop().create_task(self.connect())
+
+    def close(self) -> None:
+        """Close it for good."""
+        self._closed = True
+        super().close()
 
 
 async def _stock(stage: Stage, rate: int) -> list[float]:

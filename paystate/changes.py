@@ -22,6 +22,7 @@ __all__ = ["Change", "ChangeJson", "Cursor", "iso_utc"]
 _MOST = 2**63 - 1
 
 
+@lru_cache(maxsize=256)  # what is committed together has changed at one moment
 def iso_utc(ms: int) -> str:
     """Return `ms` since the epoch as ISO 8601 in UTC with milliseconds."""
     second, rest = divmod(ms, 1000)

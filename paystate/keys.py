@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
@@ -108,13 +109,8 @@ class Keys:
 
     prefix: str = f"{SERVICE}:{VERSION}"
 
-    def _scope(self, merchant: str) -> str:
-        if merchant == DEFAULT_MERCHANT:
-            return self.prefix
-        return f"{self.prefix}:merchant:{segment(merchant)}"
-
     def _entity(self, entity: Entity, attribute: str) -> str:
-        scope = self._scope(entity.merchant)
+        scope = _scope(self.prefix, entity.merchant)
         return f"{scope}:{_SEGMENTS[entity.kind]}:{segment(entity.id)}:{attribute}"
 
     def hash(self, entity: Entity) -> str:
@@ -170,7 +166,7 @@ class Keys:
 
     def all_changes(self, merchant: str) -> str:
         """Return the channel on which every change of a merchant is published."""
-        return f"{self._scope(merchant)}:changes"
+        return f"{_scope(self.prefix, merchant)}:changes"
 
     def rate(self, merchant: str, window: str) -> str:
         """Return the key of the provider budget of a merchant in `window` (an hour, a cool-off)."""
@@ -208,3 +204,15 @@ class Keys:
     def queue(self) -> str:
         """Return the name of the arq queue."""
         return f"{self.prefix}:queue"
+
+
+# Marked, put and published one after the other: each has its name made once.
+@lru_cache(maxsize=2048)
+def _start(prefix: str, entity: Entity) -> str:
+    """Return what all keys of an entity begin with."""
+    return f"{_scope(prefix, entity.merchant)}:{_SEGMENTS[entity.kind]}:{segment(entity.id)}"
+
+
+def _scope(prefix: str, merchant: str) -> str:
+    """Return what all keys of a merchant begin with."""
+    return prefix if merchant == DEFAULT_MERCHANT else f"{prefix}:merchant:{segment(merchant)}"

@@ -13,11 +13,14 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
-from arq.connections import ArqRedis
+from arq.constants import job_key_prefix
+from arq.jobs import serialize_job
+from arq.utils import timestamp_ms
 
 from paystate.connections import REDIS_FAILURES, connect_one
 from paystate.errors import QueueUnavailable
 from paystate.keys import Keys
+from paystate.transactions import QueueClient
 
 __all__ = ["JOB_SETTLE", "JOB_TIMEOUT_S", "Queue", "decode_job", "encode_job", "open_queue"]
 
@@ -45,7 +48,7 @@ def decode_job(data: bytes) -> dict[str, Any]:
 class Queue:
     """The arq queue, for those who put jobs in."""
 
-    def __init__(self, redis: ArqRedis, keys: Keys) -> None:
+    def __init__(self, redis: QueueClient, keys: Keys) -> None:
         self.redis = redis
         self._keys = keys
 
@@ -54,14 +57,18 @@ class Queue:
 
         The job id is new each time: arq refuses an id that it has seen a moment ago.
         """
+        now_ms = timestamp_ms()
+        job_id = f"{JOB_SETTLE}:{inbox_ids[0]}:{secrets.token_hex(6)}"
+        job = serialize_job(
+            JOB_SETTLE, (list(inbox_ids),), {}, None, now_ms, serializer=encode_job
+        )  # fmt: skip
         try:
-            await self.redis.enqueue_job(
-                JOB_SETTLE,
-                list(inbox_ids),
-                _job_id=f"{JOB_SETTLE}:{inbox_ids[0]}:{secrets.token_hex(6)}",
-                _expires=JOB_EXPIRES_S,
-            )
-            await self.redis.publish(self._keys.wake, b"")
+            # As arq's `enqueue_job` does it, which looks for the id first: this one is nobody's.
+            async with self.redis.pipeline(transaction=True) as pipe:
+                pipe.psetex(f"{job_key_prefix}{job_id}", JOB_EXPIRES_S * 1000, job)
+                pipe.zadd(self._keys.queue, {job_id: now_ms})
+                pipe.publish(self._keys.wake, b"")
+                await pipe.execute()
         except REDIS_FAILURES as e:
             raise QueueUnavailable("queue_unreachable") from e
 
@@ -78,7 +85,7 @@ async def open_queue(url: str, keys: Keys, *, timeout_s: float) -> AsyncIterator
     """Open the queue at `url`; connects when first used."""
     redis = connect_one(
         url,
-        client=ArqRedis,
+        client=QueueClient,
         connections=16,
         timeout_s=timeout_s,
         job_serializer=encode_job,

@@ -6,6 +6,7 @@ Pure values: the store reads and writes them, the cache keeps them, the flows re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from paystate.keys import Entity, EntityKind
 from paystate.status import Status, is_terminal, shown, shown_reference
@@ -43,9 +44,8 @@ class Attempt:
         return cls.parse(text)
 
 
-@dataclass(frozen=True, slots=True)
-class EntityState:
-    """A payment's or reference's row.
+class EntityState(NamedTuple):
+    """A payment's or reference's row; a tuple, because a batch makes thousands of them.
 
     `link` is the payment's tx_ref, or the reference's deciding attempt (`Attempt` as text).
     `held_events` counts events held or dead; for a reference it counts those of its unsettled

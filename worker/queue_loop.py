@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from arq.constants import in_progress_key_prefix
+from arq.utils import timestamp_ms
 from arq.worker import Worker, func
 
+from paystate.cache.scripts import Script, load, run
 from paystate.keys import Keys
 from paystate.observability import logger
 from paystate.payments.settling import Settler
@@ -25,8 +28,7 @@ log = logger()
 # Only a wake-up that was lost waits this long.
 POLL_S = 1.0
 CANCEL_S = 2.0
-# Each needs a connection of the queue's sixteen while it is claimed.
-START_AT_ONCE = 8
+TAKE: Script = load("worker", "take")
 
 
 async def _wake_after_job(ctx: dict[Any, Any]) -> None:
@@ -50,29 +52,42 @@ class WakefulWorker(Worker):
         """
         while not self._stop.is_set():
             self._woken.clear()
-            await self._poll_iteration()
+            await self.take()
             try:
                 async with asyncio.timeout(POLL_S):
                     await self._woken.wait()
             except TimeoutError:
                 pass
 
-    async def start_jobs(self, job_ids: list[bytes]) -> None:
-        """Start as many jobs as there is room for, some side by side.
+    async def take(self) -> None:
+        """Start every job that is due and free, as far as there is room, after one round trip.
 
-        arq starts one after the other, with four round trips each: two hundred jobs a second wait
-        for each other then.
+        arq looks into the queue and then claims one job after the other, with four round trips
+        each: two hundred jobs a second wait for each other then.
         """
-        room = max(0, self.max_jobs - self.job_counter)
-        for first in range(0, min(room, len(job_ids)), START_AT_ONCE):
-            some = job_ids[first : min(first + START_AT_ONCE, room)]
-            started = await asyncio.gather(
-                *(super(WakefulWorker, self).start_jobs([job_id]) for job_id in some),
-                return_exceptions=True,
-            )
-            for failure in started:
-                if isinstance(failure, BaseException):
-                    raise failure
+        room = self.max_jobs - self.job_counter
+        if room > 0:
+            claim_ms = int(self.in_progress_timeout_s * 1000)
+            arguments = (timestamp_ms(), room, self.queue_read_limit, in_progress_key_prefix,
+                         claim_ms)  # fmt: skip
+            (taken,) = await run(self.pool, [(TAKE, self.queue_name, arguments)])
+            if isinstance(taken, Exception):
+                raise taken
+            for job_id, score in taken:
+                await self._start(job_id.decode(), int(score))
+        for job_id, task in list(self.tasks.items()):
+            if task.done():
+                del self.tasks[job_id]
+                task.result()  # what went wrong beside the job itself: it is the loop's to see
+        await self.heart_beat()
+
+    async def _start(self, job_id: str, score: int) -> None:
+        """Run a job that is claimed, as arq does it."""
+        await self.sem.acquire()
+        self.job_counter += 1
+        task = asyncio.get_running_loop().create_task(self.run_job(job_id, score))
+        task.add_done_callback(lambda _: self._release_sem_dec_counter_on_complete())
+        self.tasks[job_id] = task
 
     async def finish(self, grace_s: float) -> None:
         """Let jobs under way finish; cancel what is left after `grace_s`.

@@ -11,10 +11,12 @@
 -- the reader who holds the token may have read the row from before. A `successful` entry stays,
 -- being final.
 
-local held = redis.call('HMGET', KEYS[1], 'status', 'version', 'floor')
+local held = redis.call('HMGET', KEYS[1], 'status', 'version', 'floor', 'token')
 local floor = math.max(tonumber(held[3]) or 0, tonumber(ARGV[1]))
 
-redis.call('HDEL', KEYS[1], 'token', 'token_at', 'token_until', 'token_incarnation')
+if held[4] then
+  redis.call('HDEL', KEYS[1], 'token', 'token_at', 'token_until', 'token_incarnation')
+end
 if held[1] ~= 'successful' then
   if held[1] and (tonumber(held[2]) or 0) < floor then
     redis.call('HDEL', KEYS[1], 'status', 'version', 'at', 'link', 'proven_at', 'incarnation')

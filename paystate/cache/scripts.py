@@ -1,4 +1,4 @@
-"""The four Lua scripts, and pipelines of them."""
+"""Lua scripts, those of the cache first of all, and pipelines of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError
 
 from paystate.connections import CacheClient
 
-__all__ = ["FILL", "GET", "MARK", "PUT", "Call", "Script", "run"]
+__all__ = ["FILL", "GET", "MARK", "PUT", "Call", "Script", "load", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,12 +24,13 @@ class Script:
     digest: str
 
 
-def _load(name: str) -> Script:
-    text = files("paystate.cache").joinpath(f"{name}.lua").read_text("utf-8")
+def load(package: str, name: str) -> Script:
+    """Return the script that lies in `package` under `name`."""
+    text = files(package).joinpath(f"{name}.lua").read_text("utf-8")
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-GET, FILL, MARK, PUT = (_load(name) for name in ("get", "fill", "mark", "put"))
+GET, FILL, MARK, PUT = (load("paystate.cache", name) for name in ("get", "fill", "mark", "put"))
 
 # A script, its one key, its arguments.
 Call = tuple[Script, str, tuple[Any, ...]]

@@ -141,7 +141,7 @@ def _unconfirmed(
         return Decision(row.id, row.entity, Ending.HELD, reason, link=state.link or subject.tx_ref)
     if not proven and _differ(subject.tx_ref, state.link):
         return Decision(row.id, row.entity, Ending.HELD, "reference_mismatch")
-    return Decision(row.id, row.entity, update=subject, proven=proven)
+    return Decision(row.id, row.entity, update=subject, proven=proven, text=row.content)
 
 
 def decide_refund(

@@ -2,14 +2,16 @@
 
 from paystate.store.changelog import Page
 from paystate.store.claims import Claimed
+from paystate.store.folding import Decision, Settled
 from paystate.store.inbox import Ending, NewEvent, Recorded
-from paystate.store.settle import Decision, Settled
+from paystate.store.looking import Look
 from paystate.store.store import RefusedDecision, Store, open_store
 
 __all__ = [
     "Claimed",
     "Decision",
     "Ending",
+    "Look",
     "NewEvent",
     "Page",
     "Recorded",

@@ -9,14 +9,15 @@ this process spends on a batch.)
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-__all__ = ["NOW_MS", "Batch"]
+__all__ = ["NOW_MS", "Batch", "Columns", "positional"]
 
 # The database's clock, in milliseconds since the epoch.
 NOW_MS = {
@@ -48,6 +49,60 @@ def _joined(kind: str, values: Sequence[Any]) -> str:
     return joined
 
 
+_PARAMETER = re.compile(r"(?<!:):([a-z]\w*)")
+
+
+def positional(sql: str, names: Sequence[str]) -> str:
+    """Return PostgreSQL's `sql` with ``:name`` as ``$n``, the place of the name in `names`.
+
+    Raises ValueError for a name that is not among them.
+    """
+    places = {name: f"${place}" for place, name in enumerate(names, 1)}
+    unknown = set(_PARAMETER.findall(sql)) ^ set(places)
+    if unknown:
+        raise ValueError(f"not both given and used: {sorted(unknown)}")
+    return _PARAMETER.sub(lambda found: places[found[1]], sql)
+
+
+class Straight(Protocol):
+    """Runs single statements of PostgreSQL; `paystate.store.engine.Database` does."""
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[Any]:
+        """Run `sql` with ``$n`` for its `arguments`, commit, and return the rows."""
+
+
+class Columns:
+    """Rows of `columns` (name and SQL type, ``key text, id bigint``) as PostgreSQL's parameters.
+
+    `prefix` tells the parameters of several such rows in one statement apart.
+    """
+
+    def __init__(self, columns: str, prefix: str = "") -> None:
+        self._columns = [column.strip().split(" ", 1) for column in columns.split(",")]
+        self.names = [f"{prefix}{name}" for name, _ in self._columns]
+
+    @property
+    def first(self) -> str:
+        """The first column as an array."""
+        return _array(self.names[0], self._columns[0][1])
+
+    @property
+    def source(self) -> str:
+        """What selects them, as a table ``r``."""
+        arrays = ", ".join(
+            _array(name, kind)
+            for name, (_, kind) in zip(self.names, self._columns, strict=True)
+        )  # fmt: skip
+        return f"unnest({arrays}) AS r({', '.join(name for name, _ in self._columns)})"
+
+    def values(self, rows: Sequence[tuple[Any, ...]]) -> list[str]:
+        """Return one text for each column. Raises TypeError or ValueError as `Batch.run` does."""
+        if not rows:
+            return [""] * len(self._columns)
+        columns = zip(self._columns, zip(*rows, strict=True), strict=True)
+        return [_joined(kind, values) for (_, kind), values in columns]
+
+
 class Batch:
     """One statement over rows of `columns`, which are name and SQL type: ``key text, id bigint``.
 
@@ -59,29 +114,27 @@ class Batch:
 
     def __init__(self, columns: str, sql: str, **words: dict[str, str]) -> None:
         self._columns = [column.strip().split(" ", 1) for column in columns.split(",")]
+        self._arrays = Columns(columns)
         self._sql = sql
         self._words = words
         self._made: dict[str, TextClause] = {}
+        self._straight: dict[tuple[str, ...], str] = {}
 
     def _statement(self, dialect: str) -> TextClause:
         made = self._made.get(dialect)
         if made is None:
-            words = {name: spelt[dialect] for name, spelt in self._words.items()}
-            source = self._arrays() if dialect == "postgresql" else self._json()
-            among = self._among(dialect)
-            sql = self._sql.format(r=source, among=among, now=NOW_MS[dialect], **words)
-            made = self._made[dialect] = text(sql)
+            made = self._made[dialect] = text(self._text(dialect))
         return made
 
-    def _among(self, dialect: str) -> str:
-        name, kind = self._columns[0]
-        if dialect == "postgresql":
-            return f"= ANY({_array(name, kind)})"
-        return "IN (SELECT json_extract(value, '$[0]') FROM json_each(:rows))"
+    def _text(self, dialect: str) -> str:
+        words = {name: spelt[dialect] for name, spelt in self._words.items()}
+        source = self._arrays.source if dialect == "postgresql" else self._json()
+        return self._sql.format(r=source, among=self._among(dialect), now=NOW_MS[dialect], **words)
 
-    def _arrays(self) -> str:
-        arrays = ", ".join(_array(name, kind) for name, kind in self._columns)
-        return f"unnest({arrays}) AS r({', '.join(name for name, _ in self._columns)})"
+    def _among(self, dialect: str) -> str:
+        if dialect == "postgresql":
+            return f"= ANY({self._arrays.first})"
+        return "IN (SELECT json_extract(value, '$[0]') FROM json_each(:rows))"
 
     def _json(self) -> str:
         values = ", ".join(
@@ -102,8 +155,21 @@ class Batch:
         """
         dialect = connection.dialect.name
         if dialect == "postgresql":
-            columns = zip(self._columns, zip(*rows, strict=True), strict=True)
-            parameters = {name: _joined(kind, values) for (name, kind), values in columns}
+            parameters = dict(zip(self._arrays.names, self._arrays.values(rows), strict=True))
         else:
             parameters = {"rows": orjson.dumps(rows).decode()}
         return await connection.execute(self._statement(dialect), {**parameters, **more})
+
+    async def fetch(
+        self, database: Straight, rows: Sequence[tuple[Any, ...]], **more: Any
+    ) -> list[Any]:
+        """Run the statement on PostgreSQL, committed when it returns, past SQLAlchemy.
+
+        Returns its rows. Raises what `Straight.fetch` does, TypeError and ValueError as `run`.
+        """
+        names = tuple(more)
+        sql = self._straight.get(names)
+        if sql is None:
+            sql = positional(self._text("postgresql"), [*self._arrays.names, *names])
+            self._straight[names] = sql
+        return await database.fetch(sql, *self._arrays.values(rows), *more.values())

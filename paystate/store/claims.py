@@ -1,29 +1,30 @@
-"""Work on the inbox: take rows that are due, put them off, count what stands.
+"""Work on the inbox: take rows that are due, put them off, let go of them, count what stands.
 
 A claim is a lease on a row by the database's clock: a worker that dies gives its rows back by doing
-nothing. Any number of workers claim beside each other and never get the same row.
+nothing. Any number of workers claim beside each other and never get the same row. It saves work
+and guards nothing: an event ends once, whoever works on it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import NamedTuple
 
 from sqlalchemy import func, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.keys import Entity
 from paystate.store.batches import Batch
+from paystate.store.engine import Database
 from paystate.store.inbox import OPEN, Ending
 from paystate.store.tables import among, inbox, now_ms
 
-__all__ = ["Claimed", "InboxGauges", "claim", "defer", "gauges"]
+__all__ = ["Claimed", "InboxGauges", "claim", "claim_due", "defer", "gauges", "release"]
 
 
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """An open inbox row that this process may work on until its claim runs out.
+class Claimed(NamedTuple):
+    """An open inbox row that this process works on.
 
     `content` is JSON text, read where a fault in it harms this row alone. `received_ms` and
     `now_ms` are by the database's clock.
@@ -50,56 +51,50 @@ class InboxGauges:
     dead: int
 
 
-_CLAIMED = (
-    inbox.c.id,
-    inbox.c.api,
-    inbox.c.type,
-    inbox.c.subject,
-    inbox.c.entity_key,
-    inbox.c.content,
-    inbox.c.attempts,
-    inbox.c.received_ms,
-)
-
-
 # By their ids, whatever the planner knows of the table: an index of open rows that are due would
-# lead through all of them.
+# lead through all of them. On PostgreSQL the commit is not waited for: a claim that is lost with
+# the server only means that somebody else may work on the row as well.
 _CLAIM = Batch(
     "id bigint",
     """
-    UPDATE inbox SET claimed_until_ms = {now} + CAST(:claim_ms AS BIGINT), claimed_by = :holder
+    UPDATE inbox SET claimed_until_ms = {now} + CAST(:claim_ms AS BIGINT),
+                     claimed_by = CAST(:holder AS TEXT)
     WHERE id {listed} (
         SELECT i.id FROM {r} JOIN inbox AS i ON i.id = r.id
         WHERE i.state = 'open' AND i.claimed_until_ms <= {now} AND i.due_ms <= {now} {skip}
-    ){end}
-    RETURNING id, api, type, subject, entity_key, content, attempts, received_ms, {now}
+    ){end} {softly}
+    RETURNING id
     """,
     listed={"postgresql": "= ANY(ARRAY", "sqlite": "IN"},
     end={"postgresql": ")", "sqlite": ""},
     skip={"postgresql": "FOR UPDATE OF i SKIP LOCKED", "sqlite": ""},
+    softly={
+        "postgresql": "AND (SELECT set_config('synchronous_commit', 'off', true)) = 'off'",
+        "sqlite": "",
+    },
 )
 
 
-async def claim(
-    connection: AsyncConnection,
-    dialect: str,
-    *,
-    holder: str,
-    claim_ms: int,
-    ids: Sequence[int] | None = None,
-    grace_ms: int = 0,
-    most: int = 200,
-) -> list[Claimed]:
-    """Take open rows that are due and that nobody holds, for `claim_ms`.
+async def claim(database: Database, ids: Sequence[int], *, holder: str, claim_ms: int) -> list[int]:
+    """Take those of `ids` that are open, due and held by nobody, for `claim_ms`; return which."""
+    if not ids:
+        return []
+    rows = [(i,) for i in sorted(set(ids))]
+    more = {"claim_ms": claim_ms, "holder": holder}
+    if database.lanes is not None:
+        found = await _CLAIM.fetch(database, rows, **more)
+    else:
+        found = await database.write(lambda c: _CLAIM.run(c, rows, **more))
+    return sorted(row[0] for row in found)
 
-    With `ids`, those of them; else the ones longest due. A row that was never tried is left to the
-    queue for its first `grace_ms`.
+
+async def claim_due(
+    connection: AsyncConnection, *, holder: str, claim_ms: int, grace_ms: int, most: int
+) -> list[int]:
+    """Take open rows that are due and that nobody holds, for `claim_ms`, the longest due first.
+
+    A row that was never tried is left to the queue for its first `grace_ms`.
     """
-    if ids is not None:
-        found = await _CLAIM.run(
-            connection, [(i,) for i in ids[:most]], claim_ms=claim_ms, holder=holder
-        ) if ids else ()  # fmt: skip
-        return _claimed(found)
     tried = inbox.c.reason.is_not(None)
     free = (inbox.c.state == OPEN) & (inbox.c.claimed_until_ms <= now_ms())
     due = (inbox.c.due_ms <= now_ms()) & or_(tried, inbox.c.due_ms <= now_ms() - grace_ms)
@@ -114,29 +109,9 @@ async def claim(
         update(inbox)
         .where(inbox.c.id.in_(wanted.scalar_subquery()))
         .values(claimed_until_ms=now_ms() + claim_ms, claimed_by=holder)
-        .returning(*_CLAIMED, now_ms())
+        .returning(inbox.c.id)
     )
-    return _claimed(rows)
-
-
-def _claimed(rows: Iterable[Any]) -> list[Claimed]:
-    return sorted(
-        (
-            Claimed(
-                id=row[0],
-                api=row[1],
-                type=row[2],
-                subject=row[3],
-                entity=Entity.from_row_key(row[4]),
-                content=row[5],
-                attempts=row[6],
-                received_ms=row[7],
-                now_ms=row[8],
-            )
-            for row in rows
-        ),
-        key=lambda claimed: claimed.id,
-    )
+    return sorted(row[0] for row in rows)
 
 
 async def defer(
@@ -149,20 +124,43 @@ async def defer(
     reason: str,
     counted: bool,
 ) -> None:
-    """Put open rows off that `holder` still holds, and let go of them.
+    """Put open rows off that `holder` has claimed, or that are due and that nobody holds.
 
-    They are due in `wait_ms`; `counted` uses up one attempt.
+    They are due in `wait_ms`; `counted` uses up one attempt. Who comes second finds a row that is
+    due later, and leaves it as it is.
     """
-    mine = (inbox.c.state == OPEN) & (inbox.c.claimed_by == holder)
+    free = (inbox.c.claimed_until_ms <= now_ms()) & (inbox.c.due_ms <= now_ms())
     await connection.execute(
         update(inbox)
-        .where(among(dialect, inbox.c.id, ids) & mine)
+        .where(among(dialect, inbox.c.id, ids))
+        .where((inbox.c.state == OPEN) & or_(inbox.c.claimed_by == holder, free))
         .values(
             due_ms=now_ms() + wait_ms,
             claimed_until_ms=0,
             claimed_by=None,
             reason=reason,
             attempts=inbox.c.attempts + int(counted),
+        )
+    )
+
+
+# Why a row is due again whose work was broken off, where there is no other reason yet. With one it
+# counts as tried, and the sweeper does not leave it to the queue.
+BROKEN_OFF = "broken_off"
+
+
+async def release(
+    connection: AsyncConnection, dialect: str, ids: Sequence[int], *, holder: str
+) -> None:
+    """Let go of open rows that `holder` has claimed and will not settle; they are due at once."""
+    await connection.execute(
+        update(inbox)
+        .where(among(dialect, inbox.c.id, ids))
+        .where((inbox.c.state == OPEN) & (inbox.c.claimed_by == holder))
+        .values(
+            claimed_until_ms=0,
+            claimed_by=None,
+            reason=func.coalesce(inbox.c.reason, BROKEN_OFF),
         )
     )
 

@@ -18,7 +18,7 @@ from paystate.status import Status, merge
 from paystate.store.inbox import Ending
 
 if TYPE_CHECKING:
-    from paystate.store.settle import Decision
+    from paystate.store.folding import Decision
 
 __all__ = ["compared"]
 

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import asyncpg
 from sqlalchemy import event
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
@@ -21,6 +22,7 @@ from sqlalchemy.pool import QueuePool
 
 from paystate.errors import StoreUnavailable
 from paystate.store.direct import DirectReads
+from paystate.store.lanes import Lanes
 from paystate.values import TLS_PARAMETERS
 
 __all__ = ["Database", "async_url", "open_database"]
@@ -52,12 +54,13 @@ def async_url(url: str) -> URL:
 class Database:
     """An engine and the rules for using it."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, lanes: Lanes | None = None) -> None:
         self.engine = engine
         self.dialect: str = engine.dialect.name
         # It keeps a connection for itself: the pool must have another.
         spare = isinstance(engine.pool, QueuePool) and engine.pool.size() > 1
         self._direct = DirectReads(engine) if spare and self.dialect == "postgresql" else None
+        self.lanes = lanes if lanes is not None and lanes.most else None
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
         """Run `work` in one transaction and commit it.
@@ -89,6 +92,28 @@ class Database:
         Raises StoreUnavailable.
         """
         return None if self._direct is None else await self._direct.fetch(sql, *values)
+
+    async def fetch(self, sql: str, *arguments: Any, once: bool = False) -> list[Any]:
+        """Run one statement as a transaction of its own, on one of the `lanes`; return its rows.
+
+        Runs it again after a deadlock or a lost connection, as `write` does, unless it must run
+        `once`. Raises StoreUnavailable, and asyncpg.PostgresError where the statement is refused.
+        What ran once may have been committed all the same where its connection was lost.
+        """
+        if self.lanes is None:
+            raise NotImplementedError("SQLite, and a small pool, have no lanes")
+        for left in reversed(range(1 if once else _TRIES)):
+            try:
+                return await self.lanes.fetch(sql, *arguments)
+            except (asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+                if not (left and _is_passing(e)):
+                    _convert_straight(e)
+                    raise
+            except (DBAPIError, PoolTimeout, OSError, TimeoutError) as e:
+                _convert(e)
+                raise
+            await asyncio.sleep(0.02 * (_TRIES - left))
+        raise AssertionError("unreachable")
 
     @property
     def _is_sqlite(self) -> bool:
@@ -123,6 +148,8 @@ class Database:
         """Close every connection."""
         if self._direct is not None:
             await self._direct.close()
+        if self.lanes is not None:
+            self.lanes.close()
         await self.engine.dispose()
 
 
@@ -142,41 +169,66 @@ def _convert(error: BaseException) -> None:
     if not isinstance(error, DBAPIError):
         raise StoreUnavailable("database_unreachable") from error
     state = _sqlstate(error)
-    lost = error.connection_invalidated or state.startswith(_UNAVAILABLE) or state in _RUN_AGAIN
+    if state not in _RUN_AGAIN:
+        _convert_state(state, error)
+    lost = error.connection_invalidated or state in _RUN_AGAIN
     # SQLite has no codes: a missing table is the caller's, anything else is the file's.
     missing = "no such table" in str(getattr(error, "orig", ""))
     unnamed = not state and isinstance(error, (OperationalError, InterfaceError)) and not missing
     if lost or unnamed:
+        raise StoreUnavailable("database_unavailable") from error
+
+
+def _convert_state(state: str, error: BaseException) -> None:
+    """Raise StoreUnavailable if SQLSTATE `state` says that the database is at fault."""
+    if state.startswith(_UNAVAILABLE):
         reason = "database_read_only" if state == "25006" else "database_unavailable"
         raise StoreUnavailable(reason) from error
+
+
+def _is_passing(error: Exception) -> bool:
+    """Say whether asyncpg's `error` is a deadlock, or a connection that is gone."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        return state in _RUN_AGAIN or state.startswith(("08", "57P01"))
+    return True
+
+
+def _convert_straight(error: Exception) -> None:
+    """Raise StoreUnavailable if asyncpg's `error` does not mean the statement."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate or ""
+        _convert_state(state, error)
+        if state not in _RUN_AGAIN:
+            return
+    raise StoreUnavailable("database_unavailable") from error
 
 
 def open_database(url: str, *, pool: int, timeout_s: float) -> Database:
     """Return a database for `url` with up to `pool` connections; connects when first used."""
     target = async_url(url)
     if target.get_backend_name() == "sqlite":
-        engine = _sqlite(target, pool, timeout_s)
-    else:
-        engine = create_async_engine(
-            target,
-            pool_size=pool,
-            max_overflow=0,
-            pool_timeout=timeout_s,
-            isolation_level="READ COMMITTED",
-            hide_parameters=True,  # errors are logged; what was stored must not be
-            connect_args={
-                "timeout": timeout_s,
-                "command_timeout": timeout_s,
-                "server_settings": {
-                    "synchronous_commit": "on",
-                    "application_name": "paystate",
-                    # Statements differ in how many rows they are given, never in how to find them.
-                    "plan_cache_mode": "force_generic_plan",
-                },
+        return Database(_sqlite(target, pool, timeout_s))
+    engine = create_async_engine(
+        target,
+        pool_size=pool,
+        max_overflow=0,
+        pool_timeout=timeout_s,
+        isolation_level="READ COMMITTED",
+        hide_parameters=True,  # errors are logged; what was stored must not be
+        connect_args={
+            "timeout": timeout_s,
+            "command_timeout": timeout_s,
+            "server_settings": {
+                "synchronous_commit": "on",
+                "application_name": "paystate",
+                # Statements differ in how many rows they are given, never in how to find them.
+                "plan_cache_mode": "force_generic_plan",
             },
-        )
-        event.listen(engine.sync_engine, "connect", _refuse_replica)
-    return Database(engine)
+        },
+    )
+    event.listen(engine.sync_engine, "connect", _refuse_replica)
+    return Database(engine, Lanes(engine, pool))
 
 
 def _refuse_replica(connection: Any, _record: Any) -> None:

@@ -8,6 +8,7 @@ a row of the change log is written in the same transaction. Both transactions of
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import select
@@ -75,7 +76,8 @@ class Locked:
     `before` is what others see, `stored` what this transaction has written, `now` what it will
     leave. `spare` are rows that it holds and may turn out not to need. `expected` says what is to
     be paid for those references, of all that it holds, for which that was registered. Of `overlaid`
-    a refund, reversal or chargeback is known that was not, or has come further.
+    a refund, reversal or chargeback is known that was not, or has come further. `rewritten` are
+    written even if nothing differs: who has read one without a lock goes by who wrote it last.
     """
 
     def __init__(self) -> None:
@@ -85,6 +87,7 @@ class Locked:
         self.spare: dict[Entity, EntityState] = {}
         self.expected: dict[Entity, Expected] = {}
         self.overlaid: set[Entity] = set()
+        self.rewritten: set[Entity] = set()
         self.time_ms = 0
 
     def change(self, entity: Entity, **values: Any) -> EntityState:
@@ -211,6 +214,22 @@ async def save(connection: AsyncConnection, locked: Locked) -> list[Change]:
 
     After this `locked.now` holds the rows as they will be committed.
     """
+    visible = raise_versions(locked)
+    different = [
+        row_of(e, s)
+        for e, s in locked.now.items()
+        if s != locked.stored[e] or e in locked.rewritten
+    ]
+    if different:
+        await _SAVE.run(connection, sorted(different, key=itemgetter(0)))
+    if not visible:
+        return []
+    logged = logged_rows(locked, visible)
+    return changes_of(visible, logged, await _LOG.run(connection, logged))
+
+
+def raise_versions(locked: Locked) -> list[Entity]:
+    """Give every row of which what is shown changes its next version; return which these are."""
     visible = []
     for entity, now in locked.now.items():
         before = locked.before[entity]
@@ -224,14 +243,13 @@ async def save(connection: AsyncConnection, locked: Locked) -> list[Change]:
                 entity, now.status, before.version + 1, now.open_events, now.held_events, now.link,
                 before.changed_ms if new else locked.time_ms,
             )  # fmt: skip
-    different = [
-        (e.row_key, s.status, s.version, s.open_events, s.held_events, s.link, s.changed_ms)
-        for e, s in locked.now.items()
-        if s != locked.stored[e]
-    ]
-    if different:
-        await _SAVE.run(connection, sorted(different, key=lambda row: row[0]))
-    return await _log(connection, locked, visible)
+    return visible
+
+
+def row_of(entity: Entity, state: EntityState) -> tuple[Any, ...]:
+    """Return a row of `entities` as it is written: its key, and what may change."""
+    return (entity.row_key, state.status, state.version, state.open_events, state.held_events,
+            state.link, state.changed_ms)  # fmt: skip
 
 
 _LOG = Batch(
@@ -251,11 +269,8 @@ _LOG = Batch(
 )
 
 
-async def _log(
-    connection: AsyncConnection, locked: Locked, visible: Sequence[Entity]
-) -> list[Change]:
-    if not visible:
-        return []
+def logged_rows(locked: Locked, visible: Sequence[Entity]) -> list[tuple[Any, ...]]:
+    """Return the rows of the change log for what is visible, in its order."""
     rows = []
     for entity in visible:
         before, now = locked.before[entity], locked.now[entity]
@@ -264,14 +279,21 @@ async def _log(
             entity.row_key, entity.merchant, now.payment_id, now.tx_ref, now.shown, previous,
             now.terminal, now.version, before.version, now.changed_ms,
         ))  # fmt: skip
-    cursors = {row[0]: _safe(row[2], row[1], row[3]) for row in await _LOG.run(connection, rows)}
+    return rows
+
+
+def changes_of(
+    visible: Sequence[Entity], logged: Sequence[tuple[Any, ...]], cursors: Iterable[Any]
+) -> list[Change]:
+    """Return the changes that were logged.
+
+    `cursors` tell the key, row id, transaction id and the oldest one that may still be running.
+    """
+    safe = {row[0]: _safe(row[2], row[1], row[3]) for row in cursors}
     return [
-        Change(
-            entity, row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9],
-            cursors[row[0]],
-        )
-        for entity, row in zip(visible, rows, strict=True)
-    ]  # fmt: skip
+        Change(entity, row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], safe[row[0]])
+        for entity, row in zip(visible, logged, strict=True)
+    ]
 
 
 def _safe(xid: int, row_id: int, oldest: int) -> Cursor:

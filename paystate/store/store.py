@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
+import asyncpg
 import orjson
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
@@ -15,18 +16,20 @@ from paystate.changes import Cursor
 from paystate.errors import PaystateError, StoreUnavailable
 from paystate.keys import Entity
 from paystate.state import EntityState
-from paystate.store import changelog, claims, inbox, rows, settle
+from paystate.store import changelog, claims, inbox, looking, rows, settle, unlocked
 from paystate.store.changelog import Page
-from paystate.store.claims import Claimed, InboxGauges
+from paystate.store.claims import InboxGauges
 from paystate.store.engine import Database, open_database
 from paystate.store.epoch import Epoch
 from paystate.store.expectations import Expectations
+from paystate.store.folding import Decision, Settled
 from paystate.store.inbox import NewEvent, Recorded
 from paystate.store.listings import Listings
+from paystate.store.looking import Look
 from paystate.store.operations import Operations
 from paystate.store.overlays import overlays_of
 from paystate.store.sampling import Sampling
-from paystate.store.settle import BeforeCommit, Decision, Settled
+from paystate.store.settle import BeforeCommit
 from paystate.store.tables import details
 from paystate.store.tables import inbox as inbox_table
 from paystate.store.unsettled import Unsettled
@@ -108,19 +111,51 @@ class Store:
         others = iter(results)
         return [done.get(event.event_key) or next(others) for event in events]
 
+    async def look(self, ids: Sequence[int], *, holder: str | None = None) -> Look:
+        """Return what is known of open events; see `paystate.store.looking.look`."""
+        return await looking.look(self._database, ids, holder)
+
     async def settle(
-        self, decisions: Sequence[Decision], before_commit: BeforeCommit
+        self,
+        decisions: Sequence[Decision],
+        before_commit: BeforeCommit,
+        *,
+        look: Look | None = None,
+        holder: str = "",
     ) -> list[Settled | Exception]:
-        """Apply decisions in one commit, split where the database refuses one of them.
+        """Apply decisions: what is plain by `look` in one statement, the rest under locks.
 
         Returns one result for each transaction that it took. RefusedDecision stands for one
         decision that cannot be applied even alone; another exception for a part that could not be
         applied now. Raises StoreUnavailable, and what `before_commit` raises, if nothing was.
+        `holder` is written down as who has settled them.
         """
+        results: list[Settled | Exception] = []
+        rest = list(decisions)
+        if look is not None and look.writers:
+            # Where it was refused, or nobody knows whether it was committed, the locks show it.
+            with suppress(*REFUSALS, asyncpg.PostgresError, StoreUnavailable):
+                settled, rest = await unlocked.apply(
+                    self._database, rest, before_commit, look, holder
+                )
+                results += [settled] if settled is not None else []
+        if rest:
+            try:
+                results += await self._settle(rest, before_commit, holder)
+            except PaystateError as e:
+                if not results:
+                    raise
+                results.append(e)  # what has been committed must still be told
+        return results
+
+    async def _settle(
+        self, decisions: Sequence[Decision], before_commit: BeforeCommit, holder: str
+    ) -> list[Settled | Exception]:
+        """Apply decisions under locks, split where the database refuses one of them."""
         try:
             return [
                 await self._database.write(
-                    lambda c: settle.settle(c, self.dialect, decisions, before_commit)
+                    lambda c: settle.settle(c, self.dialect, decisions, before_commit, holder)
                 )
             ]
         except REFUSALS as e:
@@ -130,7 +165,7 @@ class Store:
         results: list[Settled | Exception] = []
         for part in (decisions[:half], decisions[half:]):
             try:
-                results += await self.settle(part, before_commit)
+                results += await self._settle(part, before_commit, holder)
             except PaystateError as e:
                 if not any(isinstance(r, Settled) for r in results):
                     raise
@@ -145,14 +180,22 @@ class Store:
         ids: Sequence[int] | None = None,
         grace_ms: int = 0,
         most: int = 200,
-    ) -> list[Claimed]:
-        """Take due rows that nobody holds; see `paystate.store.claims.claim`."""
+    ) -> list[int]:
+        """Take rows that are due and that nobody holds: of `ids`, or the ones longest due.
+
+        Returns their ids; see `paystate.store.claims`.
+        """
+        if ids is not None:
+            return await claims.claim(self._database, ids, holder=holder, claim_ms=claim_ms)
         return await self._database.write(
-            lambda c: claims.claim(
-                c, self.dialect, holder=holder, claim_ms=claim_ms, ids=ids, grace_ms=grace_ms,
-                most=most,
+            lambda c: claims.claim_due(
+                c, holder=holder, claim_ms=claim_ms, grace_ms=grace_ms, most=most
             )
-        )  # fmt: skip
+        )
+
+    async def release(self, holder: str, ids: Sequence[int]) -> None:
+        """Let go of claimed rows; see `paystate.store.claims.release`."""
+        await self._database.write(lambda c: claims.release(c, self.dialect, ids, holder=holder))
 
     async def defer(
         self, holder: str, ids: Sequence[int], *, wait_ms: int, reason: str, counted: bool

@@ -1071,7 +1071,7 @@ async def test_no_interleaving_serves_what_an_acknowledgement_has_overtaken(
 
 SCRIPTS = [
     (package, entry.name)
-    for package in ("paystate.cache", "paystate.flutterwave", "paystate.payments")
+    for package in ("paystate.cache", "paystate.flutterwave", "paystate.payments", "worker")
     for entry in sorted(files(package).iterdir(), key=lambda entry: entry.name)
     if entry.name.endswith(".lua")
 ]

@@ -150,7 +150,7 @@ async def test_a_slow_answer_for_one_payment_does_not_hold_up_the_others(
         for number in (slow, quick):
             make_payment(sandbox, number, "successful", tx_ref=f"s-{number}")
             await world.v3(bodies.v3_charge(id=number, tx_ref=f"s-{number}"))
-        client = world.resources.settler._providers["default"].client
+        client = world.resources.providers["default"].client
         ask = client.payment
         go_on = asyncio.Event()
 
@@ -200,7 +200,7 @@ async def test_a_fault_of_ours_in_one_payment_harms_no_other(open_process: Opene
         for number in (bad, good):
             make_payment(sandbox, number, "successful", tx_ref=f"f-{number}")
             await world.v3(bodies.v3_charge(id=number, tx_ref=f"f-{number}"))
-        client = world.resources.settler._providers["default"].client
+        client = world.resources.providers["default"].client
         ask = client.payment
 
         async def broken(kind: Any, payment_id: str, **more: Any) -> Any:
@@ -259,7 +259,7 @@ async def test_a_lookup_answers_with_what_is_true_after_its_question(open_proces
         await world.v3(bodies.v3_charge(id=number, status="pending", tx_ref=f"q-{number}"))
         await world.settle()
         await world.age("entities", "changed_ms", 120_000)
-        client = world.resources.settler._providers["default"].client
+        client = world.resources.providers["default"].client
 
         async def slow(_kind: Any, _payment_id: str, **_more: Any) -> None:
             """Know nothing of it, after a webhook has come in."""
@@ -346,7 +346,7 @@ async def test_a_dead_refund_that_comes_again_is_looked_at_again(open_process: O
         await world.v3(bodies.v3_charge(id=number, tx_ref=f"x-{number}"))
         await world.settle()
         refund = sandbox.sandbox.truth.refund(payment, at=3.0, amount=Decimal(5), word="completed")
-        client = world.resources.settler._providers["default"].client
+        client = world.resources.providers["default"].client
         ask = client.refund
 
         async def behind(_refund_id: str, **_more: Any) -> None:

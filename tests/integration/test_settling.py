@@ -8,8 +8,10 @@ from contextlib import AsyncExitStack
 from decimal import Decimal
 from typing import Any
 
+import asyncpg
 import orjson
 import pytest
+from sqlalchemy.exc import DBAPIError
 
 from paystate.flutterwave.sandbox.faults import Fault, FaultMode
 from paystate.keys import Entity, EntityKind
@@ -245,7 +247,7 @@ async def test_a_provider_that_is_down_costs_no_attempt_and_fails_nobody(
         assert (await world.resources.store.history(entity))[0]["attempts"] == 0
         sandbox.sandbox.faults.set(Fault(FaultMode.NONE))
         await world.resources.redis.flushall()  # and the cool-off with it
-        for provider in world.resources.settler._providers.values():
+        for provider in world.resources.providers.values():
             gate: Any = provider.client._v3._gate
             gate._local = type(gate._local)(hourly_budget=1000)
         await world.make_due()
@@ -389,6 +391,64 @@ async def test_settings_of_a_worker_need_no_webhook_secret() -> None:
     from paystate.settings import load
 
     assert load({}, role=Role.WORKER).secret_hashes == ()
+
+
+async def _claims(world: World) -> list[tuple[int, str | None]]:
+    """Return until when, and by whom, each open event is claimed."""
+
+    async def work(connection: Any) -> list[tuple[int, str | None]]:
+        found = await connection.exec_driver_sql(
+            "SELECT claimed_until_ms, claimed_by FROM inbox WHERE state = 'open' ORDER BY id"
+        )
+        return [tuple(row) for row in found]
+
+    return await world.resources.store._database.read(work)
+
+
+async def test_a_worker_that_is_stopped_while_it_asks_lets_go_of_its_events(
+    open_process: Opener,
+) -> None:
+    """They are free at once, and counted as tried, so that no sweep leaves them to the queue."""
+    async with (
+        open_provider() as sandbox,
+        open_world(open_process, **provider_settings(sandbox)) as world,
+    ):
+        number = new_id()
+        make_payment(sandbox, number, "successful", tx_ref=f"ref-{number}")
+        await world.v3(_v3(number, "successful"))
+        sandbox.sandbox.faults.set(Fault(FaultMode.SLOW))
+        settling = asyncio.create_task(world.resources.settler.settle([1]))
+        while not (await _claims(world))[0][1]:
+            assert not settling.done()
+            await asyncio.sleep(0.02)
+        settling.cancel()
+        await asyncio.wait([settling])
+        assert settling.cancelled()
+        assert await _claims(world) == [(0, None)]
+        assert await _endings(world, number) == [("open", "broken_off")]
+        sandbox.sandbox.faults.set(Fault(FaultMode.NONE))
+        assert await world.resources.settler.sweep(grace_ms=60_000, most=100) == (1, 1)
+
+
+async def test_a_sweep_that_fails_lets_go_of_its_events(open_process: Opener) -> None:
+    """The next sweep finds what this one had taken, without waiting for a claim to run out."""
+    async with open_world(open_process) as world:
+        number = new_id()
+        await world.v3(_v3(number, "successful"))
+        await _run(world, "ALTER TABLE details RENAME TO hidden")
+        with pytest.raises((DBAPIError, asyncpg.PostgresError)):
+            await world.resources.settler.sweep(grace_ms=0, most=100)
+        assert await _claims(world) == [(0, None)]
+        await _run(world, "ALTER TABLE hidden RENAME TO details")
+        assert await world.resources.settler.sweep(grace_ms=60_000, most=100) == (1, 1)
+        assert (await world.status(number))["status"] == "successful"
+
+
+async def _run(world: World, statement: str) -> None:
+    async def work(connection: Any) -> None:
+        await connection.exec_driver_sql(statement)
+
+    await world.resources.store._database.write(work)
 
 
 async def test_two_settlers_at_once_end_each_event_once(open_process: Opener) -> None:

@@ -29,6 +29,7 @@ from paystate.store import (
     Claimed,
     Decision,
     Ending,
+    Look,
     NewEvent,
     Page,
     Recorded,
@@ -99,9 +100,12 @@ async def nothing(_states: Sequence[EntityState]) -> None:
 async def settled(store: Store, *decisions: Decision) -> Settled:
     """Settle decisions in one transaction, and another for what it has only opened.
 
-    What is proven here is the provider's own answer, which may move a payment.
+    What is proven here is the provider's own answer, which may move a payment. On PostgreSQL all
+    that is plain goes without locks, as it does in a worker.
     """
-    (result,) = await store.settle([replace(d, moves=d.proven) for d in decisions], nothing)
+    look = await store.look([d.inbox_id for d in decisions])
+    mine = [replace(d, moves=d.proven) for d in decisions]
+    (result,) = await store.settle(mine, nothing, look=look)
     assert isinstance(result, Settled)
     if result.opened:
         (rest,) = await store.settle(result.opened, nothing)
@@ -983,19 +987,170 @@ async def test_one_decision_that_the_database_refuses_harms_no_other(
     await check_books(store, database_url)
 
 
+# --- without locks --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def straight(postgres_url: str) -> AsyncIterator[Store]:
+    """A store on PostgreSQL, where what is plain is applied without locks."""
+    async with open_store(postgres_url, pool=5, timeout_s=10) as opened_:
+        yield opened_
+
+
+async def looked(store: Store, *row_ids: int) -> Look:
+    """Look at open events, and see that a settle could go by it."""
+    look = await store.look(row_ids)
+    assert [row.id for row in look.rows] == list(row_ids)
+    assert look.writers
+    return look
+
+
+def success(row_id: int, entity: Entity = ONE) -> Decision:
+    """Decide that a payment was successful, as the provider says."""
+    return Decision(row_id, entity, update=seen(S, entity), proven=True, moves=True)
+
+
+async def test_what_has_not_changed_since_the_look_is_applied_in_one_statement(
+    straight: Store, postgres_url: str
+) -> None:
+    """No transaction with locks is begun for it."""
+    row_id = await opened(straight, "e1")
+    look = await looked(straight, row_id)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("paystate.store.settle.settle", None)
+        (result,) = await straight.settle([success(row_id)], nothing, look=look, holder="me")
+    assert isinstance(result, Settled)
+    assert result.endings == {row_id: (Ending.APPLIED, "")}
+    assert [(c.entity, c.status, c.version) for c in result.changes] == [(ONE, S, 2), (ORDER, S, 2)]
+    assert result.states == list((await straight.states([ONE, ORDER])).values())
+    (row,) = await inbox_rows(postgres_url)
+    assert (row["state"], row["claimed_by"], row["claimed_until_ms"]) == ("applied", "me", 0)
+    assert row["ended_ms"] >= row["received_ms"]
+    await check_books(straight, postgres_url)
+
+
+async def overtaken_by_its_settling(store: Store, row_id: int) -> None:
+    """Somebody else has settled the same event."""
+    await store.settle([success(row_id)], nothing)
+
+
+async def overtaken_by_another_event(store: Store, _row_id: int) -> None:
+    """Another event of the payment has come in."""
+    await opened(store, "another")
+
+
+async def overtaken_by_another_attempt(store: Store, _row_id: int) -> None:
+    """Another payment of the same reference was successful."""
+    await pay(store, S, TWO)
+
+
+@pytest.mark.parametrize("overtake", [
+    overtaken_by_its_settling, overtaken_by_another_event, overtaken_by_another_attempt,
+])  # fmt: skip
+async def test_what_was_overtaken_since_the_look_is_applied_under_locks(
+    straight: Store, postgres_url: str, overtake: Callable[[Store, int], Awaitable[None]]
+) -> None:
+    """Nothing of what was meant for other rows is written; the books are right, told once each."""
+    await pay(straight, PE)
+    row_id = await opened(straight, "e1")
+    look = await looked(straight, row_id)
+    marked: list[Sequence[EntityState]] = []
+
+    async def marking(states: Sequence[EntityState]) -> None:
+        if not marked:
+            await overtake(straight, row_id)
+        marked.append(states)
+
+    (result,) = await straight.settle([success(row_id)], marking, look=look)
+    assert isinstance(result, Settled)
+    assert len(marked) == 2 or not result.states
+    assert (await state(straight)).status is S
+    assert (await state(straight, ORDER)).status is S
+    await check_books(straight, postgres_url)
+
+
+async def test_a_reference_that_counts_what_it_counted_may_have_other_attempts(
+    straight: Store, postgres_url: str
+) -> None:
+    """One event has left it and another joined it, in one transaction: it was written all the same.
+
+    Its status, link and counts are what they were; one of its attempts has failed.
+    """
+    three = Entity("default", EntityKind.CHARGE, "3")
+    await pay(straight, PE)
+    await pay(straight, U, TWO)
+    await pay(straight, PE, three, tx_ref="order-2")
+    joins = await opened(straight, "joins", three, tx_ref="order-2")
+    leaves = await opened(straight, "leaves", TWO)
+    row_id = await opened(straight, "e1")
+    look = await looked(straight, row_id)
+    before = await state(straight, ORDER)
+    moves = Decision(joins, three, update=seen(PE, three), proven=True, moves=True)
+    ends = Decision(leaves, TWO, update=seen(F, TWO), proven=True)
+    (result,) = await straight.settle([ends, moves], nothing)
+    assert isinstance(result, Settled)
+    assert result.opened == [moves]
+    assert await state(straight, ORDER) == before
+    await straight.settle([Decision(row_id, ONE, update=seen(F), proven=True)], nothing, look=look)
+    assert (await state(straight, ORDER)).status is F
+    await check_books(straight, postgres_url)
+
+
+async def test_a_change_that_commits_while_the_statement_waits_for_its_lock_is_seen(
+    straight: Store, postgres_url: str
+) -> None:
+    """The statement's own snapshot is older than the row that it gets to lock."""
+    row_id = await opened(straight, "e1")
+    look = await looked(straight, row_id)
+    async with second_connection(postgres_url) as other:
+        await other.execute(text(
+            f"UPDATE entities SET changed_ms = 7 WHERE key = '{ORDER.row_key}'"
+        ))  # fmt: skip
+        settling = asyncio.create_task(straight.settle([success(row_id)], nothing, look=look))
+        waiting = text("SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'")
+        async with second_connection(postgres_url) as third:
+            while not (await third.execute(waiting)).scalar_one():
+                assert not settling.done()
+    (result,) = await settling
+    assert isinstance(result, Settled)
+    assert result.endings
+    assert [(c.entity, c.version) for c in result.changes] == [(ONE, 2), (ORDER, 2)]
+    await check_books(straight, postgres_url)
+
+
+async def test_one_refused_decision_harms_no_other_without_locks_either(
+    straight: Store, postgres_url: str
+) -> None:
+    """What the one statement refuses is halved under locks."""
+    await execute(postgres_url, *refusing("details", "content", "postgresql"))
+    payments = [Entity("default", EntityKind.CHARGE, str(n)) for n in range(3)]
+    ids = [await opened(straight, f"e{n}", e, tx_ref=None) for n, e in enumerate(payments)]
+    decisions = [
+        Decision(i, e, update=seen(S, e, tx_ref=None, flw_ref="refuse" if e.id == "1" else "fine"))
+        for i, e in zip(ids, payments, strict=True)
+    ]
+    results = await straight.settle(decisions, nothing, look=await looked(straight, *ids))
+    ended = {i for result in results if isinstance(result, Settled) for i in result.endings}
+    assert ended == {ids[0], ids[2]}
+    assert [r.decision for r in results if isinstance(r, RefusedDecision)] == [decisions[1]]
+    await check_books(straight, postgres_url)
+
+
 # --- claim and defer ------------------------------------------------------------------------------
 
 
 async def claimed(store: Store, holder: str = "me", **more: Any) -> list[int]:
     """Claim and return the ids."""
-    return [row.id for row in await store.claim(holder, **{"claim_ms": 60_000, **more})]
+    return await store.claim(holder, **{"claim_ms": 60_000, **more})
 
 
-async def test_a_claim_carries_what_the_worker_needs(store: Store) -> None:
-    """The row as it was recorded, with its times by the database's clock."""
+async def test_a_look_carries_what_the_worker_needs(store: Store) -> None:
+    """The row as it was recorded, with its times by the database's clock, and what it bears on."""
     row_id = await opened(store, "e1", content={"status": "pending", "amount": "1.50"})
-    (row,) = await store.claim("me", claim_ms=60_000)
+    look = await store.look([row_id])
+    (row,) = look.rows
     assert isinstance(row, Claimed)
+    assert look.states == await store.states([ONE, ORDER])
     assert (row.id, row.entity, row.api, row.type) == (row_id, ONE, "v3", "charge.completed")
     assert orjson.loads(row.content) == {"status": "pending", "amount": "1.50"}
     assert row.attempts == 0
@@ -1003,9 +1158,12 @@ async def test_a_claim_carries_what_the_worker_needs(store: Store) -> None:
 
 
 async def test_a_row_that_is_claimed_is_nobody_elses(store: Store) -> None:
-    """Not even under another name of the same process, or by its id."""
+    """Not even under another name of the same process, or by its id, or for a look."""
     row_id = await opened(store, "e1")
     assert await claimed(store) == [row_id]
+    assert (await store.look([row_id])).rows == []
+    assert (await store.look([row_id], holder="you")).rows == []
+    assert [row.id for row in (await store.look([row_id], holder="me")).rows] == [row_id]
     assert await claimed(store) == []
     assert await claimed(store, "you", ids=[row_id]) == []
 
@@ -1283,6 +1441,9 @@ EVERYTHING_ASKED: dict[str, Question] = {
     "acknowledge": lambda store: store.acknowledge([event("e1")]),
     "settle": lambda store: store.settle([Decision(1, ONE, update=seen(S))], nothing),
     "claim": lambda store: store.claim("me", claim_ms=1000),
+    "claim by id": lambda store: store.claim("me", claim_ms=1000, ids=[1]),
+    "look": lambda store: store.look([1]),
+    "release": lambda store: store.release("me", [1]),
     "defer": lambda store: store.defer("me", [1], wait_ms=0, reason="r", counted=False),
     "states": lambda store: store.states([ONE]),
     "payment": lambda store: store.payment(ONE),

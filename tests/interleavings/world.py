@@ -32,7 +32,7 @@ from paystate.payments.recording import Recorder, new_event
 from paystate.payments.settling import Provider, Settler
 from paystate.state import EntityState
 from paystate.status import Status
-from paystate.store import Claimed, Decision, NewEvent, RefusedDecision, Settled, Store
+from paystate.store import Decision, NewEvent, RefusedDecision, Settled, Store
 from paystate.store.engine import Database, open_database
 from paystate.store.settle import BeforeCommit
 from paystate.store.tables import changes, inbox
@@ -183,7 +183,7 @@ class GatedDatabase(Database):
     """
 
     def __init__(self, process: Process, database: Database) -> None:
-        super().__init__(database.engine)
+        super().__init__(database.engine, database.lanes)
         self._process = process
         self.delays = False
         self.split = False
@@ -192,10 +192,24 @@ class GatedDatabase(Database):
     async def read(self, work: Any) -> Any:
         async with self._process.gate(Step("rows", "database", writes=False)):
             rows = await super().read(work)
+        await self._delay()
+        return rows
+
+    async def _delay(self) -> None:
         if self.delays:
             async with self._process.gate(Step("rows come", "wire", writes=False)):
                 pass
-        return rows
+
+    async def fetch(self, sql: str, *arguments: Any, once: bool = False) -> list[Any]:
+        """One statement is one step; one that writes begins, and commits, in it."""
+        if sql.lstrip().startswith("SELECT"):
+            async with self._process.gate(Step("rows", "database", writes=False)):
+                rows = await super().fetch(sql, *arguments, once=once)
+            await self._delay()
+            return rows
+        resource = "inbox" if self.claiming else "database"
+        async with self._process.gate(Step("begin", resource, writes=True)):
+            return await super().fetch(sql, *arguments, once=once)
 
     async def direct(self, sql: str, *values: Any) -> None:
         """Have everything read by `read`: the same rows, and one gate."""
@@ -239,7 +253,7 @@ class GatedStore(Store):
         self._process = process
         self._oracle = oracle
 
-    async def claim(self, holder: str, **more: Any) -> list[Claimed]:
+    async def claim(self, holder: str, **more: Any) -> list[int]:
         self._gated.claiming = True
         try:
             return await super().claim(holder, **more)
@@ -247,11 +261,14 @@ class GatedStore(Store):
             self._gated.claiming = False
 
     async def settle(
-        self, decisions: Sequence[Decision], before_commit: BeforeCommit
+        self, decisions: Sequence[Decision], before_commit: BeforeCommit, **more: Any
     ) -> list[Settled | Exception]:
         schedule = self._process.schedule
 
         async def marking(states: Any) -> None:
+            if schedule.writer is not self._process:
+                await before_commit(states)
+                return
             schedule.over()
             try:
                 await before_commit(states)
@@ -260,7 +277,7 @@ class GatedStore(Store):
 
         self._gated.split = True
         try:
-            results = await super().settle(decisions, marking)
+            results = await super().settle(decisions, marking, **more)
         finally:
             self._gated.split = False
         for result in results:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from paystate.store.sampling import SampledRow
 
 CHARGE = Entity("default", EntityKind.CHARGE, "1")
 SETTLED = EntityState(CHARGE, Status.SUCCESSFUL, 4, 0, 0, "ref", 1000)
-OPEN = replace(SETTLED, status=Status.PENDING, version=3, open_events=1)
+OPEN = SETTLED._replace(status=Status.PENDING, version=3, open_events=1)
 
 
 # --- nines ---

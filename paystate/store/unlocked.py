@@ -1,0 +1,149 @@
+"""Apply without having held a lock: one statement that commits only what it was meant for.
+
+PostgreSQL alone. What a look has seen is folded as `paystate.store.settle` folds what it has
+locked. Then, after the mark, one statement locks the rows, in the order in which everybody does,
+and writes all there is to write if every one of them is still the version that was looked at, and
+nothing at all if one is not. Then, and for all that is not plain (an overlay, a payment that
+belongs to another reference, a registration), the transaction with locks decides.
+
+A look and this are two round trips and one commit; the transaction is ten.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from paystate.store.batches import NOW_MS, Columns, positional
+from paystate.store.engine import Database
+from paystate.store.folding import Decision, Folding, Settled, references_of
+from paystate.store.looking import WRITER, Look
+from paystate.store.rows import Locked, changes_of, logged_rows, raise_versions, row_of
+from paystate.store.settle import BeforeCommit
+from paystate.store.tables import HORIZON, XID
+
+__all__ = ["apply"]
+
+_ENTITIES = Columns(
+    "key text, status text, version bigint, open_events bigint, held_events bigint, link text, "
+    "changed_ms bigint, writer bigint",
+    "e_",
+)
+_CHANGES = Columns(
+    "entity_key text, merchant text, payment_id text, tx_ref text, status text, "
+    "previous_status text, terminal boolean, version bigint, previous_version bigint, "
+    "changed_ms bigint",
+    "c_",
+)
+_ENDINGS = Columns("id bigint, ending text, why text", "i_")
+_DETAILS = Columns("key text, content text", "d_")
+
+_NOW = NOW_MS["postgresql"]
+
+_APPLY = positional(
+    f"""
+    WITH held AS MATERIALIZED (
+        SELECT entities.key, {WRITER.format(table="entities")} AS writer FROM entities
+        WHERE key = ANY({_ENTITIES.first})
+        ORDER BY kind = 'reference', key FOR UPDATE
+    ), seen AS MATERIALIZED (
+        SELECT count(*) = CAST(:rows AS BIGINT) AS stands
+        FROM {_ENTITIES.source} JOIN held ON held.key = r.key AND held.writer = r.writer
+    ), written AS (
+        UPDATE entities SET status = r.status, version = r.version, open_events = r.open_events,
+            held_events = r.held_events, link = r.link, changed_ms = r.changed_ms
+        FROM {_ENTITIES.source} WHERE entities.key = r.key AND (SELECT stands FROM seen)
+    ), learnt AS (
+        INSERT INTO details (key, content, updated_ms)
+        SELECT r.key, r.content, {_NOW} FROM {_DETAILS.source} WHERE (SELECT stands FROM seen)
+        ON CONFLICT (key) DO UPDATE SET content = excluded.content, updated_ms = excluded.updated_ms
+    ), ended AS (
+        UPDATE inbox SET state = r.ending, reason = r.why, ended_ms = {_NOW}, claimed_until_ms = 0,
+            claimed_by = CAST(:holder AS TEXT)
+        FROM {_ENDINGS.source} WHERE inbox.id = r.id AND (SELECT stands FROM seen)
+    ), logged AS (
+        INSERT INTO changes (xid, entity_key, merchant, payment_id, tx_ref, status, previous_status,
+                             terminal, version, previous_version, changed_ms)
+        SELECT (SELECT {XID["postgresql"]}), r.entity_key, r.merchant, r.payment_id, r.tx_ref,
+               r.status, r.previous_status, r.terminal, r.version, r.previous_version, r.changed_ms
+        FROM {_CHANGES.source} WHERE (SELECT stands FROM seen)
+        RETURNING entity_key, id, xid
+    )
+    SELECT logged.entity_key, logged.id, logged.xid, (SELECT {HORIZON["postgresql"]}), seen.stands,
+           {_NOW}
+    FROM seen LEFT JOIN logged ON true
+    """,  # noqa: S608 - ours
+    [*_ENTITIES.names, *_CHANGES.names, *_ENDINGS.names, *_DETAILS.names, "rows", "holder"],
+)
+
+
+async def apply(
+    database: Database,
+    decisions: Sequence[Decision],
+    before_commit: BeforeCommit,
+    look: Look,
+    holder: str,
+) -> tuple[Settled | None, list[Decision]]:
+    """Apply those of `decisions` that are plain in one commit, if what `look` saw still stands.
+
+    Returns what that did, None if nothing, and the decisions that are left for the transaction with
+    locks. Raises StoreUnavailable, asyncpg.PostgresError, ValueError and TypeError as
+    `paystate.store.batches.Batch.fetch` does, and what `before_commit` raises.
+    """
+    locked = Locked()
+    locked.time_ms = look.time_ms
+    locked.expected = look.expected
+    folding = Folding(locked, look.opened)
+    settled = folding.settled
+    left = []
+    for decision in sorted(decisions, key=lambda d: d.inbox_id):
+        if decision.inbox_id in settled.endings:
+            continue
+        if _is_plain(decision, look, locked):
+            folding.apply(decision, look.opened[decision.inbox_id])
+        else:
+            left.append(decision)
+    if not settled.endings:
+        return None, left
+    folding.settle_references(look.attempts)
+    visible = raise_versions(locked)
+    settled.states = list(locked.now.values())
+    await before_commit(settled.states)
+    logged = logged_rows(locked, visible)
+    rows = [(*row_of(e, s), look.writers[e]) for e, s in locked.now.items()]
+    endings = [(i, ending.value, why or None) for i, (ending, why) in settled.endings.items()]
+    look.forget(locked.now)
+    found = await database.fetch(
+        _APPLY,
+        *_ENTITIES.values(sorted(rows)),
+        *_CHANGES.values(logged),
+        *_ENDINGS.values(sorted(endings)),
+        *_DETAILS.values(folding.details(look.details)),
+        len(rows),
+        holder,
+        once=True,
+    )
+    if not found[0][4]:
+        return None, list(decisions)
+    for row_id in settled.endings:
+        settled.waited_ms[row_id] = max(0, found[0][5] - look.opened[row_id].received_ms)
+    settled.changes = changes_of(visible, logged, found if visible else ())
+    return settled, left
+
+
+def _is_plain(decision: Decision, look: Look, locked: Locked) -> bool:
+    """Say whether all that `decision` bears on was looked at; take it in hand if so."""
+    row = look.opened.get(decision.inbox_id)
+    if row is None or decision.overlay is not None or decision.opened_ms is not None:
+        return False
+    if decision.silent or decision.entity.is_reference:
+        return False
+    concerned = (decision.entity, *row.references)
+    if any(entity not in look.writers for entity in concerned):
+        return False
+    state = locked.now.get(decision.entity) or look.states[decision.entity]
+    if not set(references_of(state, decision)) <= set(row.references):
+        return False
+    for entity in concerned:
+        if entity not in locked.now:
+            locked.take(look.states[entity])
+    return True
