@@ -11,13 +11,13 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import orjson
 from redis.exceptions import NoScriptError, ResponseError
 
 from paystate.batch import Batcher, Coalescer
+from paystate.cache.answers import Hit, Miss, hit, is_foreign, kept_link, latest
 from paystate.cache.scripts import FILL, GET, MARK, PUT, Call, run
 from paystate.changes import Change
 from paystate.cluster import NodeDown
@@ -25,11 +25,11 @@ from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import CacheUnavailable
 from paystate.keys import Entity, Keys
 from paystate.observability import Metrics, logger
-from paystate.state import Attempt, EntityState
+from paystate.state import EntityState
 from paystate.status import Status
 from paystate.ttl import TtlPolicy
 
-__all__ = ["Hit", "Miss", "StatusCache"]
+__all__ = ["StatusCache"]
 
 log = logger()
 
@@ -39,30 +39,6 @@ FLOOR_MS = 300_000
 # Entities of which this process remembers that they need a proof; when it is more, it forgets all.
 UNSETTLED = 100_000
 _FIELDS = ["status", "version", "at", "link"]
-_WORDS = {status.value.encode(): status for status in Status}
-
-
-class Hit(NamedTuple):
-    """A proven answer. `as_of_ms`: when it was known to be so (for `successful`: became so)."""
-
-    status: Status
-    version: int
-    link: str | None
-    changed_ms: int
-    as_of_ms: int
-
-
-@dataclass(slots=True)
-class Miss:
-    """No proven answer. `unreachable` says that the cache could not be asked at all."""
-
-    token: str | None = None
-    unreachable: bool = False
-
-    def take_token(self) -> str | None:
-        """Return the token for filling, to the first of those who share this miss."""
-        token, self.token = self.token, None
-        return token
 
 
 class StatusCache:
@@ -163,7 +139,7 @@ class StatusCache:
         for entity, reply in zip(entities, replies, strict=True):
             if isinstance(reply, NoScriptError):
                 rest.append(entity)
-            elif isinstance(reply, Exception) and not _is_foreign(reply):
+            elif isinstance(reply, Exception) and not is_foreign(reply):
                 failures[entity] = reply
             elif entity in unsettled:
                 found[entity] = answer = await self._proven(entity, reply, token)
@@ -182,8 +158,8 @@ class StatusCache:
             return await self._drop_corrupt(entity)
         if reply[0] != b"successful":
             return None
-        hit = _hit(reply[0], reply[1], reply[2], reply[3], reply[2])
-        return hit or await self._drop_corrupt(entity)
+        read = hit(reply[0], reply[1], reply[2], reply[3], reply[2])
+        return read or await self._drop_corrupt(entity)
 
     async def _read_leased(
         self, entities: Sequence[Entity], found: dict[Entity, Hit | Miss]
@@ -194,7 +170,7 @@ class StatusCache:
         ]
         failures: dict[Entity, Exception] = {}
         for entity, reply in zip(entities, await run(self._redis, calls), strict=True):
-            if isinstance(reply, Exception) and not _is_foreign(reply):
+            if isinstance(reply, Exception) and not is_foreign(reply):
                 failures[entity] = reply
             else:
                 found[entity] = await self._proven(entity, reply, token)
@@ -205,7 +181,7 @@ class StatusCache:
         if isinstance(reply, Exception):
             return await self._drop_corrupt(entity)
         if reply[0] == 1:
-            return _hit(*reply[1:]) or await self._drop_corrupt(entity)
+            return hit(*reply[1:]) or await self._drop_corrupt(entity)
         return Miss(token if reply[1] else None)
 
     async def _drop_corrupt(self, entity: Entity) -> Miss:
@@ -237,7 +213,7 @@ class StatusCache:
             state.shown.value,
             state.version,
             state.changed_ms,
-            _kept_link(state),
+            kept_link(state),
             self._ttl.milliseconds(state.shown, self._draw()),
             0 if state.cacheable else 1,
         )
@@ -263,7 +239,7 @@ class StatusCache:
         """Invalidate what is older than `states`. Raises CacheUnavailable if that is not sure."""
         await self._write("mark", [
             (MARK, self._keys.hash(state.entity), (state.version, FLOOR_MS))
-            for state in _latest(states)
+            for state in latest(states)
         ])  # fmt: skip
 
     async def announce(self, states: Sequence[EntityState], changes: Sequence[Change]) -> None:
@@ -276,7 +252,7 @@ class StatusCache:
             self._put_call(state, change)
             if (change := news.get((state.entity, state.version)))
             else (MARK, self._keys.hash(state.entity), (state.version, FLOOR_MS))
-            for state in _latest(states)
+            for state in latest(states)
         ])  # fmt: skip
 
     async def put(self, states: Sequence[EntityState], changes: Sequence[Change]) -> None:
@@ -288,7 +264,7 @@ class StatusCache:
         news = {(change.entity, change.version): change for change in changes}
         await self._write("put", [
             self._put_call(state, news.get((state.entity, state.version)))
-            for state in _latest(states)
+            for state in latest(states)
         ])  # fmt: skip
 
     def _put_call(self, state: EntityState, change: Change | None) -> Call:
@@ -296,7 +272,7 @@ class StatusCache:
             state.shown.value,
             state.version,
             state.changed_ms,
-            _kept_link(state),
+            kept_link(state),
             self._ttl.milliseconds(state.shown, self._draw()),
             orjson.dumps(change.to_json()) if change else b"",
             self._keys.changes(state.entity),
@@ -319,41 +295,9 @@ class StatusCache:
     async def _repair(self, calls: Sequence[Call], errors: Sequence[Exception]) -> None:
         """Delete keys that hold something else, and write again; other refusals are raised."""
         for error in errors:
-            if not _is_foreign(error):
+            if not is_foreign(error):
                 raise error  # out of memory, read only, loading: the write has not happened
         await self._redis.delete(*(key for _, key, _ in calls))
         for reply in await run(self._redis, calls):
             if isinstance(reply, Exception):
                 raise reply
-
-
-def _kept_link(state: EntityState) -> str:
-    """Return the link of a state as its entry keeps it."""
-    attempt = Attempt.parse(state.link) if state.entity.is_reference else None
-    return attempt.short() if attempt is not None else state.link or ""
-
-
-def _is_foreign(error: Exception) -> bool:
-    """Say whether the key holds something that is no hash: not ours, to be deleted."""
-    return isinstance(error, ResponseError) and "WRONGTYPE" in str(error)
-
-
-def _latest(states: Sequence[EntityState]) -> list[EntityState]:
-    """Return one state for each entity, the one with the greatest version."""
-    latest: dict[Entity, EntityState] = {}
-    for state in states:
-        held = latest.get(state.entity)
-        if held is None or state.version >= held.version:
-            latest[state.entity] = state
-    return list(latest.values())
-
-
-def _hit(status: Any, version: Any, at: Any, link: Any, as_of: Any) -> Hit | None:
-    """Return the entry, or None if it is not something we wrote."""
-    try:
-        return Hit(
-            _WORDS[status], int(version), link.decode() or None if link else None,
-            int(at or 0), int(as_of or 0),
-        )  # fmt: skip
-    except (LookupError, ValueError, TypeError, AttributeError):
-        return None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypedDict, TypeVar
 
 import orjson
 
-from paystate.cache.statuses import Hit
+from paystate.cache.answers import Hit
 from paystate.changes import iso_utc
 from paystate.keys import Entity, EntityKind
 from paystate.shapes import Bounded, Moment, Version

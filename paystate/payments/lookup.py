@@ -14,7 +14,8 @@ from contextlib import suppress
 from prometheus_client import Counter
 
 from paystate.batch import Coalescer
-from paystate.cache.statuses import Miss, StatusCache
+from paystate.cache.answers import Miss
+from paystate.cache.statuses import StatusCache
 from paystate.errors import CacheUnavailable, PaymentNotFound
 from paystate.keys import Entity, EntityKind
 from paystate.near import NearCache, Ticket

@@ -18,8 +18,9 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
+from paystate.cache.answers import Hit, Miss
 from paystate.cache.scripts import FILL, GET, MARK, PUT, run
-from paystate.cache.statuses import Hit, Miss, StatusCache
+from paystate.cache.statuses import StatusCache
 from paystate.changes import Change, Cursor
 from paystate.connections import connect
 from paystate.errors import CacheUnavailable

@@ -17,7 +17,8 @@ from redis.crc import key_slot
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from bench.topologies import Cluster, Node
-from paystate.cache.statuses import Hit, Miss, StatusCache
+from paystate.cache.answers import Hit, Miss
+from paystate.cache.statuses import StatusCache
 from paystate.cluster import ClusterClient, ClusterDegraded
 from paystate.cluster.nodes import NodeDown
 from paystate.connections import connect, connect_one

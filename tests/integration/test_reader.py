@@ -18,7 +18,8 @@ import pytest
 from aiohttp import web
 from redis.asyncio import Redis
 
-from paystate.cache.statuses import Miss, StatusCache
+from paystate.cache.answers import Miss
+from paystate.cache.statuses import StatusCache
 from paystate.changes import Change, Cursor
 from paystate.keys import Entity, EntityKind, Keys
 from paystate.observability import Metrics

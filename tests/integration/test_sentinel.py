@@ -8,7 +8,8 @@ from collections.abc import Awaitable, Callable, Iterator
 import pytest
 
 from bench.topologies import SentinelTopology
-from paystate.cache.statuses import Hit, Miss, StatusCache
+from paystate.cache.answers import Hit, Miss
+from paystate.cache.statuses import StatusCache
 from paystate.connections import connect, connect_one
 from paystate.errors import QueueUnavailable
 from paystate.keys import Keys
