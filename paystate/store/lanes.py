@@ -57,7 +57,11 @@ class Lanes:
             if not lane.driver_connection.is_closed():
                 return lane
             lane.invalidate()
-        return await self._engine.raw_connection()
+        made: Any = await self._engine.raw_connection()
+        if made.driver_connection.is_in_transaction():
+            # Whatever has been asked of the new connection began one, and nobody would commit it.
+            await made.driver_connection.execute("ROLLBACK")
+        return made
 
     def _give_back(self, lane: Any) -> None:
         if lane.driver_connection.is_closed():
