@@ -1029,6 +1029,25 @@ async def test_what_has_not_changed_since_the_look_is_applied_in_one_statement(
     await check_books(straight, postgres_url)
 
 
+async def test_what_is_applied_side_by_side_is_committed_on_every_connection(
+    straight: Store, postgres_url: str
+) -> None:
+    """No statement is left in a transaction that nobody ends."""
+    payments = [Entity("default", EntityKind.CHARGE, str(n)) for n in range(6)]
+    ids = [await opened(straight, f"e{e.id}", e, tx_ref=f"order-{e.id}") for e in payments]
+    looks = [await looked(straight, row_id) for row_id in ids]
+    decisions = [
+        Decision(i, e, update=seen(S, e, tx_ref=f"order-{e.id}"))
+        for i, e in zip(ids, payments, strict=True)
+    ]
+    await asyncio.gather(*(
+        straight.settle([decision], nothing, look=look)
+        for decision, look in zip(decisions, looks, strict=True)
+    ))  # fmt: skip
+    assert [row["state"] for row in await inbox_rows(postgres_url)] == ["applied"] * 6
+    await check_books(straight, postgres_url)
+
+
 async def overtaken_by_its_settling(store: Store, row_id: int) -> None:
     """Somebody else has settled the same event."""
     await store.settle([success(row_id)], nothing)
