@@ -98,15 +98,20 @@ async def nothing(_states: Sequence[EntityState]) -> None:
 
 
 async def settled(store: Store, *decisions: Decision) -> Settled:
-    """Settle decisions in one transaction, and another for what it has only opened.
+    """Settle decisions, and then what that has only opened.
 
     What is proven here is the provider's own answer, which may move a payment. On PostgreSQL all
     that is plain goes without locks, as it does in a worker.
     """
     look = await store.look([d.inbox_id for d in decisions])
     mine = [replace(d, moves=d.proven) for d in decisions]
-    (result,) = await store.settle(mine, nothing, look=look)
-    assert isinstance(result, Settled)
+    result = Settled()
+    for part in await store.settle(mine, nothing, look=look):
+        assert isinstance(part, Settled)
+        result.opened += part.opened
+        result.states += part.states
+        result.changes += part.changes
+        result.endings |= part.endings
     if result.opened:
         (rest,) = await store.settle(result.opened, nothing)
         assert isinstance(rest, Settled)
