@@ -21,7 +21,7 @@ from paystate.flutterwave.gate import Purpose
 from paystate.flutterwave.shared_gate import RedisGate
 from paystate.flutterwave.transport import provider_session
 from paystate.keys import Keys
-from paystate.payments.settling import CONFIRMATIONS_OF_ONE_MERCHANT
+from paystate.payments.confirming import CONFIRMATIONS_OF_ONE_MERCHANT
 from paystate.updates import Kind
 from tests.conftest import Opener
 from tests.harness import new_id, open_world
