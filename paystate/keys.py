@@ -174,7 +174,7 @@ class Keys:
 
     def calls(self, caller: str, merchant: str, minute: int) -> str:
         """Return the key that counts a caller's calls of the API; `minute` since the epoch."""
-        return f"{self._scope(merchant)}:calls:{segment(caller)}:{minute}"
+        return f"{_scope(self.prefix, merchant)}:calls:{segment(caller)}:{minute}"
 
     @property
     def wake(self) -> str:

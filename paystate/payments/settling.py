@@ -69,7 +69,7 @@ class Settler:
         self._holder = holder
         self._sleep = sleep
         self._clock = clock
-        self._confirmer = Confirmer(providers, metrics, clock=clock, draw=draw)
+        self._confirmer = Confirmer(providers, metrics, clock=lambda: self._clock(), draw=draw)
         self._teller = Teller(cache, metrics)
         self._commits = asyncio.Semaphore(COMMITS_AT_ONCE)
 

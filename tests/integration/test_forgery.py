@@ -184,7 +184,7 @@ async def test_what_there_was_no_time_to_ask_is_let_go_of_and_taken_again(
         make_payment(sandbox, number, "successful", tx_ref=f"t-{number}")
         await world.v3(bodies.v3_charge(id=number, tx_ref=f"t-{number}"))
         times = iter([0.0, 60.0])
-        world.resources.settler._confirmer._clock = lambda: next(times, 60.0)
+        world.resources.settler._clock = lambda: next(times, 60.0)
         taken, ended = await world.resources.settler.sweep(grace_ms=0, most=10)
         assert (taken, ended) == (1, 0)
         taken, ended = await world.resources.settler.sweep(grace_ms=0, most=10)
