@@ -69,7 +69,12 @@ class Settler:
         self._holder = holder
         self._sleep = sleep
         self._clock = clock
-        self._confirmer = Confirmer(providers, metrics, clock=lambda: self._clock(), draw=draw)
+        self._confirmer = Confirmer(
+            providers,
+            metrics,
+            clock=lambda: self._clock(),  # noqa: PLW0108 - tests give it another later
+            draw=draw,
+        )
         self._teller = Teller(cache, metrics)
         self._commits = asyncio.Semaphore(COMMITS_AT_ONCE)
 
