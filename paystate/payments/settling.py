@@ -51,6 +51,8 @@ class Settler:
     `sleep`, `clock` (seconds, monotonic) and `draw` (a number in [0, 1)) are parameters for tests.
     """
 
+    _confirming: type[Confirmer] = Confirmer
+
     def __init__(
         self,
         store: Store,
@@ -69,7 +71,7 @@ class Settler:
         self._holder = holder
         self._sleep = sleep
         self._clock = clock
-        self._confirmer = Confirmer(
+        self._confirmer = self._confirming(
             providers,
             metrics,
             clock=lambda: self._clock(),  # noqa: PLW0108 - tests give it another later

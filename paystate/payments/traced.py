@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from paystate.cache.statuses import StatusCache
 from paystate.keys import Entity
-from paystate.observability import logger
+from paystate.observability import Metrics, logger
+from paystate.payments.confirming import Confirmer, Provider
 from paystate.payments.recording import Recorder
-from paystate.payments.settling import Provider, Settler
+from paystate.payments.settling import Settler
+from paystate.payments.telling import Teller
 from paystate.state import EntityState
-from paystate.store import NewEvent, Recorded, Settled
+from paystate.store import NewEvent, Recorded, Settled, Store
 from paystate.tracing import EventTrace, Moments, Tracing
 from paystate.updates import Api
 
@@ -99,28 +102,8 @@ class _Round:
 _round: ContextVar[_Round | None] = ContextVar("round", default=None)
 
 
-class TracedSettler(Settler):
-    """Tells of each event that has ended: its wait, the question, the commit and the news."""
-
-    def __init__(self, *args: Any, tracing: Tracing, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self._tracing = tracing
-
-    async def settle(self, inbox_ids: Sequence[int]) -> int:
-        """Settle rows of jobs; see `Settler.settle`."""
-        token = _round.set(_Round(time.time_ns(), "queue"))
-        try:
-            return await super().settle(inbox_ids)
-        finally:
-            _round.reset(token)
-
-    async def sweep(self, *, grace_ms: int, most: int) -> tuple[int, int]:
-        """Settle rows that are due; see `Settler.sweep`."""
-        token = _round.set(_Round(time.time_ns(), "sweep"))
-        try:
-            return await super().sweep(grace_ms=grace_ms, most=most)
-        finally:
-            _round.reset(token)
+class TracedConfirmer(Confirmer):
+    """Notes when the provider was asked about a payment."""
 
     async def _ask(self, provider: Provider, state: EntityState) -> Answer:
         began_ns = time.time_ns()
@@ -131,9 +114,21 @@ class TracedSettler(Settler):
             if held is not None:
                 held.asked[state.entity] = Moments(began_ns, time.time_ns())
 
-    async def _tell(self, settled: Settled) -> None:
+
+class TracedTeller(Teller):
+    """Tells the traces of the events, too, once everybody else has been told."""
+
+    def __init__(
+        self, cache: StatusCache, metrics: Metrics, store: Store, tracing: Tracing
+    ) -> None:
+        super().__init__(cache, metrics)
+        self._store = store
+        self._tracing = tracing
+
+    async def tell(self, settled: Settled) -> None:
+        """Tell of a transaction; see `Teller.tell`."""
         committed_ns = time.time_ns()
-        await super()._tell(settled)
+        await super().tell(settled)
         told = Moments(committed_ns, time.time_ns())
         with _harmless():
             await self._tell_of(settled, told)
@@ -165,3 +160,38 @@ class TracedSettler(Settler):
                     {**about, "paystate.status": change.status.value,
                      "paystate.version": change.version},
                 )  # fmt: skip
+
+
+class TracedSettler(Settler):
+    """Tells of each event that has ended: its wait, the question, the commit and the news."""
+
+    _confirming = TracedConfirmer
+
+    def __init__(
+        self,
+        store: Store,
+        cache: StatusCache,
+        providers: Mapping[str, Provider],
+        metrics: Metrics,
+        *,
+        holder: str,
+        tracing: Tracing,
+    ) -> None:
+        super().__init__(store, cache, providers, metrics, holder=holder)
+        self._teller = TracedTeller(cache, metrics, store, tracing)
+
+    async def settle(self, inbox_ids: Sequence[int]) -> int:
+        """Settle rows of jobs; see `Settler.settle`."""
+        token = _round.set(_Round(time.time_ns(), "queue"))
+        try:
+            return await super().settle(inbox_ids)
+        finally:
+            _round.reset(token)
+
+    async def sweep(self, *, grace_ms: int, most: int) -> tuple[int, int]:
+        """Settle rows that are due; see `Settler.sweep`."""
+        token = _round.set(_Round(time.time_ns(), "sweep"))
+        try:
+            return await super().sweep(grace_ms=grace_ms, most=most)
+        finally:
+            _round.reset(token)
