@@ -95,7 +95,9 @@ async def _apply(stage: Stage, first: int, events: int) -> float:
             await worker.kill()
 
             async def clear(connection: AsyncConnection) -> None:
-                await connection.execute(text("TRUNCATE inbox, entities, details, changes"))
+                await connection.execute(
+                    text("TRUNCATE inbox, entities, details, changes, customers, customer_payments")
+                )
 
             await database.write(clear)
             await redis.flushall()

@@ -7,7 +7,7 @@ field for what must not be kept, so it cannot be.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, Self, TypedDict
@@ -25,6 +25,7 @@ __all__ = [
     "OverlayStatus",
     "OverlayType",
     "PaymentUpdate",
+    "Person",
 ]
 
 
@@ -57,6 +58,25 @@ class Card:
     def to_json(self) -> dict[str, str]:
         """Return the fields that are known."""
         return {n: value for n in _CARD_FIELDS if (value := getattr(self, n)) is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """What the provider's API says of a customer, who is mute in `repr`.
+
+    Only answers of the API are made into one. No webhook is: a body can be forged.
+    """
+
+    name: str | None = field(default=None, repr=False)
+    email: str | None = field(default=None, repr=False)
+    phone: str | None = field(default=None, repr=False)
+    since: str | None = field(default=None, repr=False)
+
+    def columns(self) -> dict[str, str | None]:
+        """Return it as the customer's row keeps it."""
+        return {
+            "name": self.name, "email": self.email, "phone": self.phone, "since": self.since,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +138,8 @@ class PaymentUpdate:
 
 
 # Asked of the classes once: for each event it would cost more than all else that is done with it.
-_CARD_FIELDS = dict.fromkeys(field.name for field in fields(Card))
-_UPDATE_FIELDS = dict.fromkeys(field.name for field in fields(PaymentUpdate))
+_CARD_FIELDS = dict.fromkeys(one.name for one in fields(Card))
+_UPDATE_FIELDS = dict.fromkeys(one.name for one in fields(PaymentUpdate))
 _DECIMALS = ("amount", "charged_amount", "app_fee")
 
 

@@ -20,6 +20,7 @@ from paystate.state import Attempt, EntityState
 from paystate.status import Status, is_terminal, merge, of_reference
 from paystate.store.comparing import compared
 from paystate.store.inbox import Ending
+from paystate.store.ownership import customer_key
 from paystate.store.rows import Locked
 from paystate.updates import Overlay, PaymentUpdate
 
@@ -72,15 +73,22 @@ class Settled:
 
 @dataclass(slots=True)
 class OpenRow:
-    """An open inbox row, and the references that it is open on: one, and the one it takes over."""
+    """An open inbox row, and the references that it is open on: one, and the one it takes over.
+
+    `owner` is the customer whose payment it is about, None if they were erased: what is written of
+    that, if anything is (`owned`).
+    """
 
     id: int
     references: tuple[Entity, ...]
     received_ms: int
+    payment: str
+    owned: bool
+    owner: str | None
 
 
-# Observations of a payment, whether each moved its status, and their text if that is at hand.
-_Learnt = dict[Entity, list[tuple[PaymentUpdate, bool, str | None]]]
+# Observations of a payment: whether each moved its status and is proven, and its text if at hand.
+_Learnt = dict[Entity, list[tuple[PaymentUpdate, bool, bool, str | None]]]
 
 
 class Folding:
@@ -97,6 +105,8 @@ class Folding:
         self._rows = rows
         self._learnt: _Learnt = {}
         self._quiet: set[Entity] = set()
+        # The customers of the payments in `details`, by the payments' row keys, in order of events.
+        self.owners: dict[str, str] = {}
 
     def row_of(self, decision: Decision) -> OpenRow | None:
         """Return the row that `decision` ends, unless there is nothing left to end."""
@@ -159,24 +169,40 @@ class Folding:
     def details(self, held: Mapping[str, str]) -> list[tuple[str, str]]:
         """Return key and content of the details that change; `held` are the contents before.
 
-        An update that moved the payment overrides, any other fills gaps.
+        An update that moved the payment overrides, any other fills gaps. Whose payments they are is
+        in `owners` then.
         """
         rows = []
-        for key, updates in sorted(
-            (entity.row_key, updates) for entity, updates in self._learnt.items()
-        ):
+        for entity, updates in self._learnt.items():
+            key = entity.row_key
             text = held.get(key)
-            if text is None and len(updates) == 1 and updates[0][2] is not None:
-                rows.append((key, updates[0][2]))
-                continue
-            content: dict[str, Any] = orjson.loads(text) if text is not None else {}
-            for seen, moved, _ in updates:
-                after = seen.to_json()
-                content = {**content, **after} if moved else {**after, **content}
-            now = orjson.dumps(content).decode()
+            seen, _, proven, said = updates[0]
+            if text is None and len(updates) == 1 and said is not None:
+                now = f"{said[:-1]},{_CONFIRMED[proven]}}}"
+                owner = seen.customer_id
+            else:
+                content: dict[str, Any] = orjson.loads(text) if text is not None else {}
+                for seen, moved, proven, _ in updates:
+                    content = _learn(content, seen, moved, proven)
+                now, owner = orjson.dumps(content).decode(), content.get("customer_id")
             if now != text:
                 rows.append((key, now))
-        return rows
+            if owner is not None:
+                self.owners[key] = customer_key(entity.merchant, owner)
+        return sorted(rows)
+
+
+_CONFIRMED = {True: '"confirmed":true', False: '"confirmed":false'}
+
+
+def _learn(
+    before: dict[str, Any], seen: PaymentUpdate, moved: bool, proven: bool
+) -> dict[str, Any]:
+    after = seen.to_json()
+    if moved:
+        return {**before, **after, "confirmed": proven}
+    confirmed = proven and before.get("status", after["status"]) == after["status"]
+    return {**after, **before, "confirmed": confirmed or before.get("confirmed", False)}
 
 
 def references_of(state: EntityState, decision: Decision) -> tuple[Entity, ...]:
@@ -230,7 +256,8 @@ def _fold(locked: Locked, decision: Decision, learnt: _Learnt) -> tuple[Ending, 
     if decision.update is not None:
         changed, moved, refused = _merge_into(locked, decision, decision.update)
         reason = refused or reason
-        learnt.setdefault(entity, []).append((decision.update, moved, decision.text))
+        seen = (decision.update, moved, decision.proven, decision.text)
+        learnt.setdefault(entity, []).append(seen)
     if decision.ending is not None:
         return decision.ending, reason
     if changed or decision.overlay is not None:

@@ -82,11 +82,13 @@ _LOOK = Batch(
     SELECT i.id, i.api, i.type, i.subject, i.entity_key, i.content, i.attempts, i.received_ms,
            {{now}}, i.reference_key, i.leaving_key,
            {_STATE.format(t="e")}, {{writer}},
-           {_STATE.format(t="f")}, {{other_writer}}, d.content, {{attempts}}, f.expected
+           {_STATE.format(t="f")}, {{other_writer}}, d.content, {{attempts}}, f.expected,
+           p.id, p.customer_key
     FROM {{r}} JOIN inbox AS i ON i.id = r.id
     LEFT JOIN entities AS e ON e.key = i.entity_key
     LEFT JOIN entities AS f ON f.key = i.reference_key
     LEFT JOIN details AS d ON d.key = i.entity_key
+    LEFT JOIN customer_payments AS p ON p.key = i.entity_key
     WHERE i.state = 'open' AND CASE WHEN CAST(:holder AS TEXT) = ''
         THEN i.claimed_until_ms <= {{now}} AND i.due_ms <= {{now}}
         ELSE i.claimed_by = CAST(:holder AS TEXT) END
@@ -125,7 +127,8 @@ def _look(found: Iterable[Any], *, straight: bool) -> Look:
         references = [reference] if reference is not None else []
         if leaving_key:
             references.append(Entity.from_row_key(leaving_key))
-        seen.opened[row_id] = OpenRow(row_id, tuple(references), received_ms)
+        owned, owner = rest[17] is not None, rest[18]
+        seen.opened[row_id] = OpenRow(row_id, tuple(references), received_ms, key, owned, owner)
         for one, values in ((entity, rest[:7]), (reference, rest[7:14])):
             # Version 0 is a row that a transaction made to have something to lock.
             if one is not None and values[1]:

@@ -6,6 +6,7 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.keys import Entity
+from paystate.store.batches import Batch
 from paystate.store.tables import overlays
 from paystate.updates import Overlay, OverlayJson, OverlayStatus
 
@@ -44,11 +45,13 @@ async def upsert_overlay(
                 updated_ms=time_ms,
             )
         )
-        return True
-    news = _news(overlay, held[0], held[1], held[2])
-    if news:
+    else:
+        news = _news(overlay, held[0], held[1], held[2])
+        if not news:
+            return False
         await connection.execute(update(overlays).where(where).values(**news, updated_ms=time_ms))
-    return bool(news)
+    await _raise_revision(connection, entity, time_ms)
+    return True
 
 
 def _news(
@@ -71,6 +74,21 @@ def _news(
 
 def _text(overlay: Overlay) -> str | None:
     return format(overlay.amount, "f") if overlay.amount is not None else None
+
+
+async def _raise_revision(connection: AsyncConnection, entity: Entity, time_ms: int) -> None:
+    """Have it seen that what was read of the payment before is not the latest any more."""
+    await _RAISE.run(connection, [(entity.row_key,)], time_ms=time_ms)
+
+
+_RAISE = Batch(
+    "key text",
+    """
+    INSERT INTO details (key, content, updated_ms, revision)
+    SELECT r.key, '{{}}', CAST(:time_ms AS BIGINT), 1 FROM {r} WHERE true
+    ON CONFLICT (key) DO UPDATE SET revision = details.revision + 1
+    """,
+)
 
 
 async def overlays_of(connection: AsyncConnection, entity: Entity) -> list[OverlayJson]:

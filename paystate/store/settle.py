@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+import orjson
 from sqlalchemy import select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.keys import Entity, EntityKind
 from paystate.state import EntityState
 from paystate.store.batches import Batch
+from paystate.store.erasing import scrub_events
 from paystate.store.folding import Decision, Folding, OpenRow, Settled, references_of
 from paystate.store.inbox import OPEN
 from paystate.store.overlays import upsert_overlay
+from paystate.store.ownership import note, without_person
 from paystate.store.rows import Locked, ensure_and_lock, lock, save, state_of
-from paystate.store.tables import among, details, entities, inbox
+from paystate.store.tables import among, customer_payments, details, entities, inbox
 
 __all__ = ["BeforeCommit", "settle"]
 
@@ -60,11 +63,15 @@ async def settle(
         return settled
     await ensure_and_lock(connection, folding.references, locked)
     folding.settle_references(await _attempts(connection, dialect, folding.references))
-    await _save_details(connection, dialect, folding, locked.time_ms)
+    links = {row.payment: row.owner for row in rows.values() if row.owned}
+    await _save_details(connection, dialect, folding, links, locked.time_ms)
     settled.changes = await save(connection, locked)
     settled.states = [s for s in locked.now.values() if s.version]
     if settled.endings:
         await _end_rows(connection, settled, locked.time_ms, holder)
+    if None in links.values():
+        anonymous = [payment for payment, owner in links.items() if owner is None]
+        await scrub_events(connection, dialect, sorted(anonymous))
     await before_commit(settled.states)
     return settled
 
@@ -94,14 +101,19 @@ async def _open_rows(
 ) -> dict[int, OpenRow]:
     """Return the rows that are open. Only who holds the payment's row may end one, or open it."""
     found = await connection.execute(
-        select(inbox.c.id, inbox.c.reference_key, inbox.c.leaving_key, inbox.c.received_ms)
+        select(inbox.c.id, inbox.c.reference_key, inbox.c.leaving_key, inbox.c.received_ms,
+               inbox.c.entity_key, customer_payments.c.id, customer_payments.c.customer_key)
+        .outerjoin(customer_payments, customer_payments.c.key == inbox.c.entity_key)
         .where(among(dialect, inbox.c.id, [d.inbox_id for d in decisions]))
         .where(inbox.c.state == OPEN)
-    )
+    )  # fmt: skip
     return {
-        row[0]: OpenRow(row[0], tuple(Entity.from_row_key(key) for key in row[1:3] if key), row[3])
+        row[0]: OpenRow(
+            row[0], tuple(Entity.from_row_key(key) for key in row[1:3] if key), row[3],
+            row[4], row[5] is not None, row[6],
+        )
         for row in found
-    }
+    }  # fmt: skip
 
 
 async def _lock_references(
@@ -167,25 +179,43 @@ async def _attempts(
 
 
 async def _save_details(
-    connection: AsyncConnection, dialect: str, folding: Folding, time_ms: int
+    connection: AsyncConnection,
+    dialect: str,
+    folding: Folding,
+    links: dict[str, str | None],
+    time_ms: int,
 ) -> None:
+    """Keep what was learnt, and whose payments these are.
+
+    `links` says whose they are known to be; None is added for those of erased customers, of whom
+    nothing is kept.
+    """
     keys = folding.learnt_of
     if not keys:
         return
     held = await connection.execute(
         select(details.c.key, details.c.content).where(among(dialect, details.c.key, keys))
     )
-    rows = folding.details({row[0]: row[1] for row in held})
+    texts = {row[0]: row[1] for row in held}
+    rows = dict(folding.details(texts))
+    owners = folding.owners
+    for key in await note(connection, dialect, owners, links, time_ms) if owners else ():
+        links[key] = None
+        said = rows.pop(key) if key in rows else texts[key]
+        cleared = orjson.dumps(without_person(orjson.loads(said))).decode()
+        if cleared != texts.get(key):
+            rows[key] = cleared
     if rows:
-        await _SAVE_DETAILS.run(connection, rows, time_ms=time_ms)
+        await _SAVE_DETAILS.run(connection, sorted(rows.items()), time_ms=time_ms)
 
 
 _SAVE_DETAILS = Batch(
     "key text, content text",
     """
-    INSERT INTO details (key, content, updated_ms)
-    SELECT r.key, r.content, CAST(:time_ms AS BIGINT) FROM {r} WHERE true
-    ON CONFLICT (key) DO UPDATE SET content = excluded.content, updated_ms = excluded.updated_ms
+    INSERT INTO details (key, content, updated_ms, revision)
+    SELECT r.key, r.content, CAST(:time_ms AS BIGINT), 1 FROM {r} WHERE true
+    ON CONFLICT (key) DO UPDATE SET content = excluded.content, updated_ms = excluded.updated_ms,
+        revision = details.revision + 1
     """,
 )
 

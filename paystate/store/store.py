@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import asyncpg
 import orjson
-from sqlalchemy import select, text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 import paystate.store.fresh
 from paystate.changes import Cursor
@@ -19,8 +21,10 @@ from paystate.state import EntityState
 from paystate.store import changelog, claims, inbox, looking, rows, settle, unlocked
 from paystate.store.changelog import Page
 from paystate.store.claims import InboxGauges
+from paystate.store.customers import Customers
 from paystate.store.engine import Database, open_database
 from paystate.store.epoch import Epoch
+from paystate.store.erasing import Erasing
 from paystate.store.expectations import Expectations
 from paystate.store.folding import Decision, Settled
 from paystate.store.inbox import NewEvent, Recorded
@@ -30,18 +34,35 @@ from paystate.store.operations import Operations
 from paystate.store.overlays import overlays_of
 from paystate.store.sampling import Sampling
 from paystate.store.settle import BeforeCommit
-from paystate.store.tables import details
+from paystate.store.tables import details, entities
 from paystate.store.tables import inbox as inbox_table
 from paystate.store.unsettled import Unsettled
 from paystate.updates import OverlayJson
 
-__all__ = ["RefusedDecision", "Store", "open_store"]
+__all__ = ["Details", "RefusedDecision", "Stamp", "Store", "open_store"]
 
 # What one row can do to a statement: refused by the database, or not to be encoded for it.
 REFUSALS = (DBAPIError, ValueError, TypeError, OverflowError)
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """A payment's version, and a number that rises with what is kept of it beside its status."""
+
+    version: int
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Details:
+    """What is known of a payment beside its status."""
+
+    stamp: Stamp
+    content: dict[str, Any]
+    overlays: list[OverlayJson]
 
 
 class Store:
@@ -220,18 +241,41 @@ class Store:
         # Version 0 is a row that a transaction made to have something to lock.
         return {entity: state for entity, state in found.items() if state.version}
 
+    @property
+    def customers(self) -> Customers:
+        """Whose payment is whose."""
+        return Customers(self._database)
+
+    @property
+    def erasing(self) -> Erasing:
+        """What is done to forget a customer, and to tell all that is kept of one."""
+        return Erasing(self._database)
+
     async def payment(self, entity: Entity) -> tuple[dict[str, Any], list[OverlayJson]]:
         """Return what is known of a payment beside its status, and its overlays."""
+        known = await self.details(entity)
+        return known.content, known.overlays
 
-        async def work(connection: Any) -> tuple[dict[str, Any], list[OverlayJson]]:
-            found = await connection.execute(
-                select(details.c.content).where(details.c.key == entity.row_key)
+    async def details(self, entity: Entity) -> Details:
+        """Return what is known of a payment beside its status, and its stamp, as of one moment."""
+
+        async def work(connection: AsyncConnection) -> Details:
+            content = (
+                await connection.execute(
+                    select(details.c.content).where(details.c.key == entity.row_key)
+                )
+            ).scalar_one_or_none()
+            return Details(
+                await _stamp(connection, entity),
+                orjson.loads(content) if content else {},
+                await overlays_of(connection, entity),
             )
-            content = found.scalar_one_or_none()
-            known = orjson.loads(content) if content else {}
-            return known, await overlays_of(connection, entity)
 
-        return await self._database.read(work)
+        return await self._database.snapshot(work)
+
+    async def stamp(self, entity: Entity) -> Stamp:
+        """Return what tells whether something that was read of a payment is the latest still."""
+        return await self._database.read(lambda c: _stamp(c, entity))
 
     async def history(self, entity: Entity) -> list[dict[str, Any]]:
         """Return the inbox rows of a payment, oldest first: what came and what became of it."""
@@ -308,6 +352,16 @@ class Store:
             raise StoreUnavailable(
                 "database_not_migrated", "the tables are missing: run `paystate migrate`"
             ) from e
+
+
+async def _stamp(connection: AsyncConnection, entity: Entity) -> Stamp:
+    found = await connection.execute(
+        select(entities.c.version, func.coalesce(details.c.revision, 0))
+        .outerjoin(details, details.c.key == entities.c.key)
+        .where(entities.c.key == entity.row_key)
+    )
+    row = found.one_or_none()
+    return Stamp(row[0], row[1]) if row is not None else Stamp(0, 0)
 
 
 class RefusedDecision(Exception):

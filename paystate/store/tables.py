@@ -36,6 +36,8 @@ __all__ = [
     "XID",
     "among",
     "changes",
+    "customer_payments",
+    "customers",
     "details",
     "entities",
     "horizon",
@@ -88,6 +90,37 @@ details = Table(
     Column("key", Key, primary_key=True),
     Column("content", Text, nullable=False),
     Column("updated_ms", BigInteger, nullable=False),
+    Column("revision", BigInteger, nullable=False, server_default=text("0")),
+)
+
+# See `paystate.store.customers`.
+customers = Table(
+    "customers",
+    metadata,
+    Column("key", Key, primary_key=True),
+    Column("version", BigInteger, nullable=False),
+    Column("tickets", BigInteger, nullable=False),
+    Column("profile_ticket", BigInteger, nullable=False),
+    Column("profile_version", BigInteger, nullable=False),
+    Column("name", Text),
+    Column("email", Text),
+    Column("phone", Text),
+    Column("since", Text),
+    Column("active_ms", BigInteger, nullable=False),
+    Column("created_ms", BigInteger, nullable=False),
+    Column("erased", Boolean, nullable=False, server_default=false()),
+    Column("erased_through", BigInteger),
+)
+
+customer_payments = Table(
+    "customer_payments",
+    metadata,
+    Column("id", RowId, primary_key=True, autoincrement=True),
+    Column("key", Key, nullable=False, unique=True),
+    Column("customer_key", Key),
+    Column("scrub", Boolean, nullable=False, server_default=false()),
+    Index(None, "customer_key", "id"),
+    sqlite_autoincrement=True,
 )
 
 overlays = Table(

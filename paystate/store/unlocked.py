@@ -37,6 +37,9 @@ _CHANGES = Columns(
 _ENDINGS = Columns("id bigint, ending text, why text", "i_")
 _DETAILS = Columns("key text, content text", "d_")
 
+_CUSTOMERS = Columns("key text", "k_")
+_LINKS = Columns("key text, customer_key text", "o_")
+
 _NOW = NOW_MS["postgresql"]
 
 _APPLY = positional(
@@ -45,17 +48,36 @@ _APPLY = positional(
         SELECT entities.key, {WRITER.format(table="entities")} AS writer FROM entities
         WHERE key = ANY({_ENTITIES.first})
         ORDER BY kind = 'reference', key FOR UPDATE
+    ), owners AS MATERIALIZED (
+        SELECT customers.key, customers.erased_through FROM customers
+        WHERE key = ANY({_CUSTOMERS.first}) AND (SELECT count(*) FROM held) >= 0
+        ORDER BY key FOR UPDATE
     ), seen AS MATERIALIZED (
-        SELECT count(*) = CAST(:rows AS BIGINT) AS stands
+        SELECT count(*) = CAST(:rows AS BIGINT)
+            AND NOT EXISTS (SELECT FROM owners WHERE erased_through IS NOT NULL) AS stands
         FROM {_ENTITIES.source} JOIN held ON held.key = r.key AND held.writer = r.writer
     ), written AS (
         UPDATE entities SET status = r.status, version = r.version, open_events = r.open_events,
             held_events = r.held_events, link = r.link, changed_ms = r.changed_ms
         FROM {_ENTITIES.source} WHERE entities.key = r.key AND (SELECT stands FROM seen)
+    ), touched AS (
+        INSERT INTO customers (key, version, tickets, profile_ticket, profile_version, active_ms,
+                               created_ms)
+        SELECT r.key, 1, 0, 0, 0, {_NOW}, {_NOW} FROM {_CUSTOMERS.source}
+        WHERE (SELECT stands FROM seen)
+        ON CONFLICT (key) DO UPDATE SET version = customers.version + 1,
+            active_ms = excluded.active_ms
+        RETURNING key
+    ), linked AS (
+        INSERT INTO customer_payments (key, customer_key)
+        SELECT r.key, r.customer_key FROM {_LINKS.source}
+        WHERE (SELECT stands FROM seen) AND (SELECT count(*) FROM touched) > 0
+        ON CONFLICT (key) DO NOTHING
     ), learnt AS (
-        INSERT INTO details (key, content, updated_ms)
-        SELECT r.key, r.content, {_NOW} FROM {_DETAILS.source} WHERE (SELECT stands FROM seen)
-        ON CONFLICT (key) DO UPDATE SET content = excluded.content, updated_ms = excluded.updated_ms
+        INSERT INTO details (key, content, updated_ms, revision)
+        SELECT r.key, r.content, {_NOW}, 1 FROM {_DETAILS.source} WHERE (SELECT stands FROM seen)
+        ON CONFLICT (key) DO UPDATE SET content = excluded.content,
+            updated_ms = excluded.updated_ms, revision = details.revision + 1
     ), ended AS (
         UPDATE inbox SET state = r.ending, reason = r.why, ended_ms = {_NOW}, claimed_until_ms = 0,
             claimed_by = CAST(:holder AS TEXT)
@@ -72,7 +94,16 @@ _APPLY = positional(
            {_NOW}
     FROM seen LEFT JOIN logged ON true
     """,  # noqa: S608 - ours
-    [*_ENTITIES.names, *_CHANGES.names, *_ENDINGS.names, *_DETAILS.names, "rows", "holder"],
+    [
+        *_ENTITIES.names,
+        *_CHANGES.names,
+        *_ENDINGS.names,
+        *_DETAILS.names,
+        *_CUSTOMERS.names,
+        *_LINKS.names,
+        "rows",
+        "holder",
+    ],
 )
 
 
@@ -112,12 +143,16 @@ async def apply(
     rows = [(*row_of(e, s), look.writers[e]) for e, s in locked.now.items()]
     endings = [(i, ending.value, why or None) for i, (ending, why) in settled.endings.items()]
     look.forget(locked.now)
+    learnt = folding.details(look.details)
+    customers, links = _owners(folding, look)
     found = await database.fetch(
         _APPLY,
         *_ENTITIES.values(sorted(rows)),
         *_CHANGES.values(logged),
         *_ENDINGS.values(sorted(endings)),
-        *_DETAILS.values(folding.details(look.details)),
+        *_DETAILS.values(learnt),
+        *_CUSTOMERS.values(customers),
+        *_LINKS.values(links),
         len(rows),
         holder,
         once=True,
@@ -130,12 +165,25 @@ async def apply(
     return settled, left
 
 
+def _owners(folding: Folding, look: Look) -> tuple[list[tuple[str]], list[tuple[str, str]]]:
+    """Return the customers to whom something has happened, and the payments that are new to them.
+
+    One that was erased is found by the statement, which then does nothing.
+    """
+    known = {row.payment: row.owner for row in look.opened.values() if row.owned}
+    of = {key: known.get(key) or owner for key, owner in folding.owners.items()}
+    new = [(key, owner) for key, owner in of.items() if key not in known]
+    return [(key,) for key in sorted(set(of.values()))], new
+
+
 def _is_plain(decision: Decision, look: Look, locked: Locked) -> bool:
     """Say whether all that `decision` bears on was looked at; take it in hand if so."""
     row = look.opened.get(decision.inbox_id)
     if row is None or decision.overlay is not None or decision.opened_ms is not None:
         return False
     if decision.silent or decision.entity.is_reference:
+        return False
+    if row.owned and row.owner is None:  # of an erased customer: what it said is not kept
         return False
     concerned = (decision.entity, *row.references)
     if any(entity not in look.writers for entity in concerned):
