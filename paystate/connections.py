@@ -43,6 +43,9 @@ class CachePipeline(Protocol):
 
     async def __aexit__(self, kind: Any, error: Any, traceback: Any) -> None: ...
 
+    def get(self, name: str) -> Any:
+        """Add a GET."""
+
     def hmget(self, name: str, keys: list[str]) -> Any:
         """Add an HMGET."""
 

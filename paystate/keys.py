@@ -160,6 +160,29 @@ class Keys:
         """Return the key that marks an entity as asked of the provider a moment ago."""
         return self._entity(entity, "asked")
 
+    def details(self, entity: Entity) -> str:
+        """Return the key of what is known of a payment beside its status."""
+        return self._entity(entity, "details")
+
+    def verification(self, entity: Entity) -> str:
+        """Return the key of what the provider has confirmed of a payment."""
+        return self._entity(entity, "verification")
+
+    def _customer(self, merchant: str, customer_id: str, attribute: str) -> str:
+        return f"{self._scope(merchant)}:customer:{segment(customer_id)}:{attribute}"
+
+    def profile(self, merchant: str, customer_id: str) -> str:
+        """Return the key of a customer's profile."""
+        return self._customer(merchant, customer_id, "profile")
+
+    def profile_asked(self, merchant: str, customer_id: str) -> str:
+        """Return the key that marks a customer as asked of the provider a moment ago."""
+        return self._customer(merchant, customer_id, "asked")
+
+    def history(self, merchant: str, customer_id: str, page: int) -> str:
+        """Return the key of one page of a customer's payments; pages count from 1."""
+        return self._customer(merchant, customer_id, f"transactions:page:{page:d}")
+
     def changes(self, entity: Entity) -> str:
         """Return the channel on which an entity's changes are published."""
         return self._entity(entity, "changes")

@@ -215,6 +215,12 @@ class Metrics:
         self.cache_errors = Counter(
             "paystate_cache_errors_total", "Failed cache calls.", ["operation"], registry=r
         )
+        self.documents = Counter(
+            "paystate_documents_total",
+            "Documents read from the cache, by kind and by what became of it.",
+            ["kind", "result"],
+            registry=r,
+        )
         self.database_reads = Counter(
             "paystate_database_reads_total", "Coalesced status queries sent.", registry=r
         )

@@ -321,6 +321,29 @@ class Settings:
     ttl_unknown_s: int = _setting(
         "TTL_UNKNOWN_S", 120, "Kept while unknown, in seconds.", parse=whole(1, 31_536_000)
     )
+    ttl_customer_active_s: int = _setting(
+        "TTL_CUSTOMER_ACTIVE_S",
+        1800,
+        "How long a customer's profile is kept in the cache if they paid within the hour, in "
+        "seconds. Whatever is kept, a payment's news makes it worthless; longer spares Flutterwave "
+        "questions and keeps e-mail and phone in the cache for longer.",
+        parse=whole(1, 31_536_000),
+    )
+    ttl_customer_recent_s: int = _setting(
+        "TTL_CUSTOMER_RECENT_S",
+        7200,
+        "The same if they paid within the day, in seconds.",
+        parse=whole(1, 31_536_000),
+    )
+    ttl_customer_s: int = _setting(
+        "TTL_CUSTOMER_S", 21_600, "The same if not, in seconds.", parse=whole(1, 31_536_000)
+    )
+    ttl_history_s: int = _setting(
+        "TTL_HISTORY_S",
+        900,
+        "How long a page of a customer's payments is kept, in seconds. It holds no status.",
+        parse=whole(1, 31_536_000),
+    )
     worker_jobs: int = _setting(
         "WORKER_JOBS",
         32,
@@ -468,6 +491,10 @@ class Settings:
             pending_s=self.ttl_pending_s,
             processing_s=self.ttl_processing_s,
             unknown_s=self.ttl_unknown_s,
+            customer_active_s=self.ttl_customer_active_s,
+            customer_recent_s=self.ttl_customer_recent_s,
+            customer_s=self.ttl_customer_s,
+            history_s=self.ttl_history_s,
         )
 
     def __repr__(self) -> str:

@@ -27,6 +27,10 @@ class TtlPolicy:
     pending_s: int = 5 * 60
     processing_s: int = 60  # the provider's own word for "seconds from now"
     unknown_s: int = 2 * 60  # also "not found" at the provider: ask again soon, not at once
+    customer_active_s: int = 30 * 60  # paying just now: what is known of them is about to change
+    customer_recent_s: int = 2 * 3600
+    customer_s: int = 6 * 3600
+    history_s: int = 15 * 60
     jitter: float = 0.1
 
     def seconds(self, status: Status) -> int:
@@ -40,6 +44,12 @@ class TtlPolicy:
                 return self.processing_s
             case Status.UNKNOWN:
                 return self.unknown_s
+
+    def customer_seconds(self, idle_s: float) -> int:
+        """Return the time to live of a profile, in seconds, `idle_s` after the last payment."""
+        if idle_s <= 3600:
+            return self.customer_active_s
+        return self.customer_recent_s if idle_s <= 24 * 3600 else self.customer_s
 
     def milliseconds(self, status: Status, draw: float) -> int:
         """Return the time to live in milliseconds, spread by `draw`, a number in [0, 1)."""

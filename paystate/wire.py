@@ -171,6 +171,10 @@ class WirePipeline:
         """Add any command."""
         self._commands.append(command)
 
+    def get(self, name: str) -> None:
+        """Add a GET."""
+        self._commands.append(("GET", name))
+
     def hmget(self, name: str, keys: Sequence[str]) -> None:
         """Add an HMGET."""
         self._commands.append(("HMGET", name, *keys))

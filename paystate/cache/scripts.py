@@ -12,7 +12,7 @@ from redis.exceptions import NoScriptError
 
 from paystate.connections import CacheClient
 
-__all__ = ["FILL", "GET", "MARK", "PUT", "Call", "Script", "load", "run"]
+__all__ = ["FILL", "GET", "KEEP", "MARK", "PUT", "Call", "Script", "load", "run"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,9 @@ def load(package: str, name: str) -> Script:
     return Script(name, text, hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 
-GET, FILL, MARK, PUT = (load("paystate.cache", name) for name in ("get", "fill", "mark", "put"))
+GET, FILL, MARK, PUT, KEEP = (
+    load("paystate.cache", name) for name in ("get", "fill", "mark", "put", "keep")
+)
 
 # A script, its one key, its arguments.
 Call = tuple[Script, str, tuple[Any, ...]]

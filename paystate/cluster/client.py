@@ -257,6 +257,10 @@ class ClusterPipeline:
     ) -> None:
         self._commands = []
 
+    def get(self, name: str) -> Self:
+        """Add a GET."""
+        return self._add("GET", name)
+
     def hmget(self, name: str, keys: Sequence[str]) -> Self:
         """Add an HMGET."""
         return self._add("HMGET", name, *keys)
