@@ -11,6 +11,8 @@
         ├── BodyRejected          the webhook's body is not JSON or a form
         ├── ProviderRejected      Flutterwave refuses our credentials or our request
         ├── PaymentNotFound       nobody knows that id or reference
+        ├── CustomerNotFound      nobody knows that customer
+        ├── CustomerErased        they were known, and were erased at somebody's wish
         ├── RequestRejected       a question we cannot make sense of
         ├── LinkRefused           a customer's link that is damaged, forged or out of date
         ├── RulingRefused         an operator's ruling that cannot be carried out on that event
@@ -27,6 +29,8 @@ __all__ = [
     "BodyRejected",
     "CacheUnavailable",
     "CursorPruned",
+    "CustomerErased",
+    "CustomerNotFound",
     "ExpectationRefused",
     "LinkRefused",
     "PaymentNotFound",
@@ -102,6 +106,20 @@ class PaymentNotFound(PermanentError):
     ) -> None:
         super().__init__(reason, message)
         self.retry_after_s = retry_after_s
+
+
+class CustomerNotFound(PermanentError):
+    """No customer of that id is known."""
+
+    def __init__(
+        self, reason: str, message: str = "", *, retry_after_s: float | None = None
+    ) -> None:
+        super().__init__(reason, message)
+        self.retry_after_s = retry_after_s
+
+
+class CustomerErased(PermanentError):
+    """A customer was erased, and nothing newer has come of them."""
 
 
 class RequestRejected(PermanentError):

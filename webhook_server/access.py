@@ -125,6 +125,13 @@ class Access:
             )
         return found
 
+    def operator(self, request: web.Request) -> Caller:
+        """Return the operator who asks. Raises Refused (401, 403)."""
+        caller = self.caller(request)
+        if not caller.operator:
+            raise Refused(403, "operators_only", "this token may read statuses, not operate")
+        return caller
+
     def merchant(self, request: web.Request, known: Sequence[str]) -> str:
         """Return the merchant that a request is about. Raises Refused (401, 403, 404)."""
         caller = self.caller(request)

@@ -6,9 +6,11 @@ from aiohttp import web
 
 from paystate.health import health_routes
 from paystate.links import Links
+from paystate.payments.desk import open_desk
 from paystate.resources import Resources
 from webhook_server.access import Access
 from webhook_server.board import BoardEndpoints
+from webhook_server.customers import CustomerEndpoints
 from webhook_server.description.routes import description_routes
 from webhook_server.expected import ExpectedEndpoint
 from webhook_server.files import Files
@@ -45,9 +47,10 @@ def make_app(resources: Resources) -> web.Application:
     reader = WebhookReader(roster.merchants, max_body_bytes=settings.max_body_bytes)
     webhooks = WebhookEndpoint(reader, resources.recorder, resources.metrics)
     merchants = roster.names
+    desk = open_desk(resources)
     payments = PaymentEndpoints(
         resources.lookups,
-        resources.store,
+        desk.informant,
         resources.feed,
         access,
         merchants,
@@ -71,6 +74,7 @@ def make_app(resources: Resources) -> web.Application:
     app.add_routes(UnsettledEndpoint(resources, access).routes())
     app.add_routes(OperationEndpoints(resources, access).routes())
     _add_pages(app, resources, access)
+    app.add_routes(CustomerEndpoints(desk, access, merchants).routes())
 
     async def end_streams(_app: web.Application) -> None:
         resources.feed.close()

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Sequence
 from typing import Any
 
 import orjson
 from aiohttp import web
 
 from paystate.errors import PaymentNotFound
-from paystate.expected import Expected
 from paystate.feed import Feed
 from paystate.keys import Entity, EntityKind
 from paystate.observability import Metrics
 from paystate.payments.answers import StatusAnswer, StatusAnswerJson
+from paystate.payments.details import Informant
 from paystate.payments.lookup import Lookups
-from paystate.payments.refunds import refunds_of
-from paystate.state import Attempt
-from paystate.status import Status
-from paystate.store import Store
-from paystate.updates import OverlayJson
 from webhook_server.access import Access
 from webhook_server.answers import MOST_AT_ONCE, ComparedJson, DetailsJson, ManyJson, UnknownJson
 from webhook_server.bodies import read_within
@@ -42,7 +36,7 @@ class PaymentEndpoints:
     def __init__(
         self,
         lookups: Lookups,
-        store: Store,
+        informant: Informant,
         feed: Feed,
         access: Access,
         merchants: Sequence[str],
@@ -58,7 +52,7 @@ class PaymentEndpoints:
         }
         self._feed = feed
         self._lookups = lookups
-        self._store = store
+        self._informant = informant
         self._access = access
         self._merchants = merchants
 
@@ -181,64 +175,13 @@ class PaymentEndpoints:
         answer = await self._lookups.payment(
             merchant, payment_id, kind_of(request.query.get("kind"))
         )
-        return _json(await self._with_details(answer, answer.entity))
+        return _json(await self._informant.payment(answer))
 
     async def details_by_reference(self, request: web.Request) -> web.Response:
         """``GET /api/payments/by-ref/{tx_ref}``: the reference, and the attempt that decides it."""
         merchant = self._access.merchant(request, self._merchants)
         reference = Entity.reference(merchant, identifier(request.match_info["tx_ref"], "tx_ref"))
-        answer = await self._lookups.status(reference)
-        state = (await self._store.states([reference])).get(reference)
-        attempt = Attempt.parse(state.link) if state else None
-        payment = Entity(merchant, attempt.kind, attempt.id) if attempt else None
-        return _json(await self._with_details(answer, payment))
-
-    async def _with_details(self, answer: StatusAnswer, payment: Entity | None) -> DetailsJson:
-        known: dict[str, Any] = {}
-        overlays: list[OverlayJson] = []
-        if payment is not None:
-            known, overlays = await self._store.payment(payment)
-        expected = await self._expected(answer)
-        return {
-            **answer.to_json(),
-            "amount": known.get("amount"),
-            "currency": known.get("currency"),
-            "charged_amount": known.get("charged_amount"),
-            "app_fee": known.get("app_fee"),
-            "payment_type": known.get("payment_type"),
-            "flw_ref": known.get("flw_ref"),
-            "processor_code": known.get("processor_code"),
-            "provider_status": known.get("provider_status"),
-            "created_at": known.get("created_at"),
-            "customer_id": known.get("customer_id"),
-            "card": known.get("card"),
-            "overlays": overlays,
-            **refunds_of(known, overlays),
-            **_compared(expected, known),
-        }
-
-    async def _expected(self, answer: StatusAnswer) -> Expected | None:
-        """Return what is expected for the reference of a charge, None if nothing is."""
-        if answer.tx_ref is None or answer.entity.kind is EntityKind.TRANSFER:
-            return None
-        reference = Entity.reference(answer.entity.merchant, answer.tx_ref)
-        return (await self._store.expectations.of([reference])).get(reference)
-
-
-def _compared(expected: Expected | None, known: Mapping[str, Any]) -> ComparedJson:
-    """Return what was expected, and how what is known to have been paid differs from that."""
-    if expected is None:
-        return {"expected_amount": None, "expected_currency": None, "mismatch": None}
-    mismatch = None
-    if known.get("status") == Status.SUCCESSFUL:
-        amount = known.get("amount")
-        paid = Decimal(amount) if amount is not None else None
-        mismatch = expected.verdict(paid, known.get("currency"))
-    return {
-        "expected_amount": f"{expected.amount:f}",
-        "expected_currency": expected.currency,
-        "mismatch": mismatch.value if mismatch else None,
-    }
+        return _json(await self._informant.reference(await self._lookups.status(reference)))
 
 
 def _min_version(request: web.Request) -> int:

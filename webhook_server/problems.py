@@ -12,6 +12,8 @@ from aiohttp import web
 from paystate.errors import (
     BodyRejected,
     CursorPruned,
+    CustomerErased,
+    CustomerNotFound,
     PaymentNotFound,
     PaystateError,
     RequestRejected,
@@ -71,9 +73,9 @@ def _status(error: PaystateError) -> int:
             return error.status
         case SignatureRejected():
             return 401
-        case PaymentNotFound():
+        case PaymentNotFound() | CustomerNotFound():
             return 404
-        case CursorPruned():
+        case CursorPruned() | CustomerErased():
             return 410
         case BodyRejected() | RequestRejected():
             return 400

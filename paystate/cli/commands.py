@@ -26,6 +26,7 @@ _MODULES = {
     "reject": "paystate.cli.reject",
     "replay": "paystate.cli.replay",
     "reconcile": "paystate.cli.reconcile",
+    "customer": "paystate.cli.customer",
     "prune": "paystate.cli.prune",
     "audit": "paystate.cli.audit",
     "cache": "paystate.cli.cache",

@@ -110,7 +110,12 @@ def run_over(settings: Settings, work: Callable[[Resources], Awaitable[Any]]) ->
     Ends the command with the code that fits where the database or the cache cannot be used, or the
     answer is no.
     """
-    from paystate.errors import PaymentNotFound, RulingRefused  # noqa: PLC0415
+    from paystate.errors import (  # noqa: PLC0415
+        CustomerErased,
+        CustomerNotFound,
+        PaymentNotFound,
+        RulingRefused,
+    )
     from paystate.observability import configure_logging  # noqa: PLC0415
     from paystate.resources import open_resources  # noqa: PLC0415
 
@@ -124,5 +129,5 @@ def run_over(settings: Settings, work: Callable[[Resources], Awaitable[Any]]) ->
     with errors_as_exits():
         try:
             return asyncio.run(whole())
-        except (PaymentNotFound, RulingRefused) as e:
+        except (CustomerErased, CustomerNotFound, PaymentNotFound, RulingRefused) as e:
             raise Failure(str(e), Exit.REFUSED) from e

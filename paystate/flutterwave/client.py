@@ -31,10 +31,11 @@ from paystate.flutterwave.payloads import (
     parse_v4_charge,
     parse_v4_transfer,
 )
+from paystate.flutterwave.persons import parse_v3_customer, parse_v4_customer
 from paystate.flutterwave.transport import Answer, exchange
 from paystate.keys import DEFAULT_MERCHANT
 from paystate.status import Status, of_reference
-from paystate.updates import Api, Kind, Overlay, PaymentUpdate
+from paystate.updates import Api, Kind, Overlay, PaymentUpdate, Person
 
 __all__ = ["Credentials", "FlutterwaveClient", "Purpose"]
 
@@ -167,6 +168,32 @@ class FlutterwaveClient:
         if overlay.overlay_id != refund_id:
             raise ProviderUnavailable("wrong_payment", "an answer about another refund")
         return overlay
+
+    async def customer(
+        self, customer_id: str, charge_id: str | None, *, purpose: Purpose
+    ) -> Person | None:
+        """Return what Flutterwave says of a customer, None if it does not know them (yet).
+
+        v4 has an API for it. v3, whose customers' ids are digits, shows its customers in their
+        transactions alone: `charge_id` is one of theirs.
+
+        Raises as `payment` does.
+        """
+        by_v3 = customer_id.isdigit()
+        asked_id = charge_id if by_v3 else customer_id
+        if asked_id is None or not self.can_verify(Kind.CHARGE, asked_id):
+            raise ProviderRejected("unverifiable", "there are no credentials for such an id")
+        quoted = quote(asked_id, safe="")
+        if by_v3:
+            data = v3_data(await self._get_v3(f"/transactions/{quoted}/verify", purpose))
+        else:
+            data = v4_data(await self._get_v4(f"/customers/{quoted}", purpose))
+        if data is None:
+            return None
+        found_id, person = parsed(parse_v3_customer if by_v3 else parse_v4_customer, data)
+        if found_id != customer_id:
+            raise ProviderUnavailable("wrong_customer", "an answer about another customer")
+        return person
 
     async def by_reference(self, tx_ref: str, *, purpose: Purpose) -> PaymentUpdate | None:
         """Return what Flutterwave says of the charges of a reference, None if it knows none.

@@ -123,6 +123,24 @@ class Lookups:
             return hit
         return await self._uncached(entity, await self._rows(entity), hit, ticket)
 
+    async def recorded(self, entity: Entity) -> StatusAnswer | None:
+        """Return the status as it is recorded, without a question to the provider.
+
+        For lists: a page of abandoned checkouts must not cost a question for each. Where the
+        provider would have been asked the answer is not `fresh`. None if nothing is known of
+        `entity`. Raises StoreUnavailable.
+        """
+        ticket = self._near.ticket()
+        hit = await self._cached(entity, 0, ticket)
+        if isinstance(hit, StatusAnswer):
+            return hit
+        state = await self._rows(entity)
+        if state is None:
+            return None
+        if self._worth_asking(state):  # not offered to the cache either: there it would be fresh
+            return self._count(from_database(state, self._now_ms(), Source.DATABASE).stale(None))
+        return await self._from_row(state, hit, ticket)
+
     async def _cached(
         self, entity: Entity, min_version: int, ticket: Ticket
     ) -> StatusAnswer | str | None:
@@ -152,11 +170,7 @@ class Lookups:
         if self._interest is not None and state is not None and state.status in _UNSETTLED:
             self._interest.note(entity)
         if state is not None and not self._worth_asking(state):
-            if token is None and state.open_events and self._cache.lease_ms:
-                await self._forestall(state)
-            self._offer(state, token)
-            answer = self._count(from_database(state, self._now_ms(), Source.DATABASE))
-            return self._keep(answer, ticket)
+            return await self._from_row(state, token, ticket)
         asked = await self._asker.ask(entity, state)
         # The question took its time, and a webhook may have been acknowledged meanwhile: what was
         # read before it is no answer any more.
@@ -173,6 +187,15 @@ class Lookups:
         if asked.outcome is not Outcome.ASKING:
             self._offer(state, token)  # what is kept would be served as fresh
         return self._count(answer)
+
+    async def _from_row(
+        self, state: EntityState, token: str | None, ticket: Ticket
+    ) -> StatusAnswer:
+        if token is None and state.open_events and self._cache.lease_ms:
+            await self._forestall(state)
+        self._offer(state, token)
+        answer = self._count(from_database(state, self._now_ms(), Source.DATABASE))
+        return self._keep(answer, ticket)
 
     async def _forestall(self, state: EntityState) -> None:
         """Mark a version that this caller is about to be told of, once for each process.

