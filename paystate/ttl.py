@@ -27,11 +27,11 @@ class TtlPolicy:
     pending_s: int = 5 * 60
     processing_s: int = 60  # the provider's own word for "seconds from now"
     unknown_s: int = 2 * 60  # also "not found" at the provider: ask again soon, not at once
+    jitter: float = 0.1
     customer_active_s: int = 30 * 60  # paying just now: what is known of them is about to change
     customer_recent_s: int = 2 * 3600
     customer_s: int = 6 * 3600
     history_s: int = 15 * 60
-    jitter: float = 0.1
 
     def seconds(self, status: Status) -> int:
         """Return the time to live of an entry with `status`, in seconds and without jitter."""

@@ -5,12 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal, NotRequired, TypedDict
 
 from paystate.changes import ChangeJson
-from paystate.expected import Verdict
 from paystate.keys import MAX_ID_LENGTH
 from paystate.payments.answers import StatusAnswerJson
-from paystate.payments.refunds import RefundsJson
-from paystate.shapes import Bounded, CursorText, Money
-from paystate.updates import OverlayJson
+from paystate.payments.details import CardJson, ComparedJson, DetailsJson
+from paystate.shapes import Bounded, CursorText
 
 __all__ = [
     "MOST_AT_ONCE",
@@ -30,40 +28,6 @@ MOST_AT_ONCE = 200
 _Text = Annotated[str, Bounded(min_length=1, max_length=MAX_ID_LENGTH)]
 _Texts = Annotated[list[_Text], Bounded(max_items=MOST_AT_ONCE)]
 _Ids = Annotated[list[_Text | int], Bounded(max_items=MOST_AT_ONCE)]
-
-
-class CardJson(TypedDict):
-    """What may be kept of a card; what is not known is left out."""
-
-    first_6: NotRequired[str]
-    last_4: NotRequired[str]
-    type: NotRequired[str]
-    expiry: NotRequired[str]
-
-
-class ComparedJson(TypedDict):
-    """What was expected, and how what was paid differs from that; null where nothing was."""
-
-    expected_amount: Money | None
-    expected_currency: str | None
-    mismatch: Annotated[str | None, Bounded(words=Verdict)]
-
-
-class DetailsJson(StatusAnswerJson, RefundsJson, ComparedJson):
-    """A status, and what else is known; null where nothing is. Money is decimal strings."""
-
-    amount: Annotated[Money | None, "In major units of the currency."]
-    currency: str | None
-    charged_amount: Money | None
-    app_fee: Money | None
-    payment_type: Annotated[str | None, "Such as `card` or `bank_transfer`."]
-    flw_ref: str | None
-    processor_code: str | None
-    provider_status: Annotated[str | None, "Flutterwave's own word."]
-    created_at: Annotated[str | None, "When it was begun, as Flutterwave says it."]
-    customer_id: str | None
-    card: CardJson | None
-    overlays: list[OverlayJson]
 
 
 class WantedJson(TypedDict):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import orjson
 from aiohttp import web
 
-from paystate.payments.customers import CustomerId
+from paystate.payments.customers import CustomerId, ProfileJson
 from paystate.payments.desk import Desk
+from paystate.payments.erasing import ErasedJson, ExportJson
+from paystate.payments.history import HistoryJson
 from webhook_server.access import Access
 from webhook_server.parameters import identifier, whole_number
 from webhook_server.problems import Refused
@@ -72,5 +73,5 @@ class CustomerEndpoints:
         return _json(await self._desk.personal.erase(self._who(request), operator=caller.name))
 
 
-def _json(body: Any) -> web.Response:
+def _json(body: ProfileJson | HistoryJson | ExportJson | ErasedJson) -> web.Response:
     return web.Response(body=orjson.dumps(body), content_type="application/json", headers=_PRIVATE)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
 import orjson
 from aiohttp import web
@@ -17,7 +16,7 @@ from paystate.payments.answers import StatusAnswer, StatusAnswerJson
 from paystate.payments.details import Informant
 from paystate.payments.lookup import Lookups
 from webhook_server.access import Access
-from webhook_server.answers import MOST_AT_ONCE, ComparedJson, DetailsJson, ManyJson, UnknownJson
+from webhook_server.answers import MOST_AT_ONCE, DetailsJson, ManyJson, UnknownJson
 from webhook_server.bodies import read_within
 from webhook_server.parameters import identifier, kind_of, whole_number
 from webhook_server.prepared import NO_TAGS, Made, Prepared, takes_prepared

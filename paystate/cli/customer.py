@@ -28,33 +28,27 @@ _json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON,
 
 @click.group("customer")
 def command() -> None:
-    """Show, export or erase one customer.
-
-    \b
-    Exit codes: 0 done, 1 no such customer (or erased), 2 wrong arguments or settings,
-    3 database, or for erase the cache, unreachable, 5 another error
-    """
+    """Show, export or erase one customer."""
 
 
 def _run(
     customer: str,
     merchant: str,
     data_dir: str,
-    work: Callable[[Resources, CustomerId], Awaitable[dict[str, Any]]],
-) -> dict[str, Any]:
+    work: Callable[[Resources, CustomerId], Awaitable[Any]],
+) -> Any:
     if not 0 < len(customer) <= MAX_ID_LENGTH:
         raise click.UsageError(f"an id has 1 to {MAX_ID_LENGTH} characters")
     settings = settings_of(data_dir)
     if merchant not in settings.merchants:
         raise Failure(f"There is no merchant `{merchant}`.", Exit.USAGE)
 
-    async def whole(resources: Resources) -> dict[str, Any]:
+    async def whole(resources: Resources) -> Any:
         from paystate.payments.customers import CustomerId  # noqa: PLC0415
 
         return await work(resources, CustomerId(merchant, customer))
 
-    found: dict[str, Any] = run_over(settings, whole)
-    return found
+    return run_over(settings, whole)
 
 
 @command.command("show")
@@ -63,9 +57,23 @@ def _run(
 @data_dir_option
 @_json_option
 def show(customer: str, merchant: str, data_dir: str, as_json: bool) -> None:
-    """Show the profile of the customer ID, asking Flutterwave where it may know more."""
+    """Show the profile of the customer ID, asking Flutterwave where it may know more.
 
-    async def work(resources: Resources, who: CustomerId) -> dict[str, Any]:
+    \b
+    Examples:
+      paystate customer show cus_h2Wd90
+      paystate customer show 640112005 --json | jq .payment_methods
+
+    \b
+    Exit codes:
+      0  shown
+      1  no such customer, or erased
+      2  wrong arguments or settings
+      3  database unreachable
+      5  another error
+    """
+
+    async def work(resources: Resources, who: CustomerId) -> Any:
         from paystate.payments.desk import open_desk  # noqa: PLC0415
 
         return await open_desk(resources).profiles.profile(who)
@@ -88,9 +96,23 @@ def show(customer: str, merchant: str, data_dir: str, as_json: bool) -> None:
 @data_dir_option
 @_json_option
 def payments(customer: str, page: int, merchant: str, data_dir: str, as_json: bool) -> None:
-    """Show the payments of the customer ID, newest first."""
+    """Show the payments of the customer ID, newest first.
 
-    async def work(resources: Resources, who: CustomerId) -> dict[str, Any]:
+    \b
+    Examples:
+      paystate customer payments cus_h2Wd90
+      paystate customer payments 640112005 --page 2 --json
+
+    \b
+    Exit codes:
+      0  shown
+      1  no such customer, or erased
+      2  wrong arguments or settings
+      3  database unreachable
+      5  another error
+    """
+
+    async def work(resources: Resources, who: CustomerId) -> Any:
         from paystate.payments.desk import open_desk  # noqa: PLC0415
 
         return (await open_desk(resources).history.page(who, page)).to_json()
@@ -112,15 +134,31 @@ def payments(customer: str, page: int, merchant: str, data_dir: str, as_json: bo
 @click.argument("customer", metavar="ID")
 @_merchant_option
 @data_dir_option
-def export(customer: str, merchant: str, data_dir: str) -> None:
-    """Write all that is kept of the customer ID, as JSON."""
+@_json_option
+def export(customer: str, merchant: str, data_dir: str, as_json: bool) -> None:
+    """Write all that is kept of the customer ID, as JSON.
 
-    async def work(resources: Resources, who: CustomerId) -> dict[str, Any]:
+    \b
+    Examples:
+      paystate customer export 640112005 > export.json
+      paystate customer export cus_h2Wd90 --json | jq .person
+
+    \b
+    Exit codes:
+      0  written
+      1  no such customer, or erased
+      2  wrong arguments or settings
+      3  database unreachable
+      5  another error
+    """
+
+    async def work(resources: Resources, who: CustomerId) -> Any:
         from paystate.payments.desk import open_desk  # noqa: PLC0415
 
         return await open_desk(resources).personal.export(who)
 
-    click.echo(json.dumps(_run(customer, merchant, data_dir, work), indent=2))
+    found = _run(customer, merchant, data_dir, work)
+    click.echo(json.dumps(found, indent=None if as_json else 2))
 
 
 @command.command("erase")
@@ -135,11 +173,24 @@ def erase(customer: str, yes: bool, by: str, merchant: str, data_dir: str, as_js
 
     Their payments keep statuses, amounts and references, and belong to nobody. A late webhook of
     them brings nothing back; a new payment does.
+
+    \b
+    Examples:
+      paystate customer erase 640112005
+      paystate customer erase cus_h2Wd90 --yes --by privacy-desk
+
+    \b
+    Exit codes:
+      0  erased, also if it had been before
+      1  no such customer, or erased
+      2  wrong arguments or settings
+      3  database or cache unreachable
+      5  another error
     """
     if not yes:
         click.confirm(f"Erase the customer {customer}? It cannot be undone", abort=True, err=True)
 
-    async def work(resources: Resources, who: CustomerId) -> dict[str, Any]:
+    async def work(resources: Resources, who: CustomerId) -> Any:
         from paystate.payments.desk import open_desk  # noqa: PLC0415
 
         return await open_desk(resources).personal.erase(who, operator=by)

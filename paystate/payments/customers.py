@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, TypedDict, cast
 
 from paystate.cache.documents import Document, DocumentCache, Slip
 from paystate.changes import iso_utc
@@ -23,15 +23,48 @@ from paystate.observability import Metrics, logger
 from paystate.payments.answers import Source
 from paystate.payments.asking import ASKING_S, FAILED_S, Outcome
 from paystate.payments.settling import Provider
+from paystate.shapes import Bounded, Moment, Version
 from paystate.store import Store
 from paystate.store.customers import Dossier, Row
 from paystate.store.ownership import customer_key
 from paystate.ttl import TtlPolicy
 from paystate.updates import Kind
 
-__all__ = ["CustomerId", "Profiles"]
+__all__ = ["CustomerId", "MethodJson", "ProfileJson", "Profiles", "refuse_erased"]
 
 log = logger()
+
+
+class MethodJson(TypedDict):
+    """A means of payment; null is what is not known."""
+
+    type: Annotated[str | None, "Such as `card` or `bank_transfer`."]
+    last_four: str | None
+    brand: str | None
+    expiry: Annotated[str | None, "As in `08/31`."]
+
+
+class KnownJson(TypedDict):
+    """What is kept of a profile in the cache."""
+
+    customer_id: str
+    name: str | None
+    email: str | None
+    phone: str | None
+    created_at: Annotated[str | None, "When Flutterwave met them."]
+    payment_methods: Annotated[list[MethodJson], "Each once, the one used last first."]
+    payments: Annotated[int, "How many are known."]
+    first_seen_at: Moment
+    last_active_at: Annotated[Moment | None, "When something last happened to a payment of theirs."]
+    version: Annotated[Version, "Rises with each event of their payments."]
+    as_of: Moment
+
+
+class ProfileJson(KnownJson):
+    """A customer. Name, e-mail and phone are null where Flutterwave could never be asked."""
+
+    source: Annotated[str, Bounded(words=Source)]
+    fresh: Annotated[bool, "False if Flutterwave should have been asked and could not be."]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +105,7 @@ class Profiles:
         self._not_found_s = not_found_s
         self._asking: dict[CustomerId, asyncio.Task[Outcome]] = {}
 
-    async def profile(self, who: CustomerId) -> dict[str, Any]:
+    async def profile(self, who: CustomerId) -> ProfileJson:
         """Return the public form of a profile.
 
         Raises CustomerNotFound, CustomerErased and StoreUnavailable.
@@ -83,7 +116,8 @@ class Profiles:
         if held is not None:
             if row is None:
                 raise _not_found(Outcome.NOT_FOUND)
-            return {**held, "source": Source.CACHE.value, "fresh": True}
+            # What was kept under these numbers was made below.
+            return {**cast(KnownJson, held), "source": Source.CACHE.value, "fresh": True}
         outcome = await self._ask(who, row)
         dossier = await self._store.customers.dossier(who.key)
         if dossier is None:
@@ -96,7 +130,8 @@ class Profiles:
         if fresh:
             idle_s = (dossier.row.now_ms - dossier.row.active_ms) / 1000
             ttl_s = self._ttl.customer_seconds(idle_s)
-            await self._documents.keep([Document(self._slip(who, dossier.row), content, ttl_s)])
+            kept = Document(self._slip(who, dossier.row), dict(content), ttl_s)
+            await self._documents.keep([kept])
         source = Source.PROVIDER if outcome is Outcome.ANSWERED else Source.DATABASE
         return {**content, "source": source.value, "fresh": fresh}
 
@@ -180,7 +215,7 @@ def _not_found(outcome: Outcome) -> CustomerNotFound:
     return CustomerNotFound("unknown_customer", "no payment of such a customer is known")
 
 
-def _profile(who: CustomerId, dossier: Dossier) -> dict[str, Any]:
+def _profile(who: CustomerId, dossier: Dossier) -> KnownJson:
     row, person = dossier.row, dossier.row.person
     return {
         "customer_id": who.id,
@@ -197,13 +232,15 @@ def _profile(who: CustomerId, dossier: Dossier) -> dict[str, Any]:
     }
 
 
-def _methods(dossier: Dossier) -> list[dict[str, str | None]]:
+def _methods(dossier: Dossier) -> list[MethodJson]:
     """Return the means of payment, each once, the one used last first."""
-    found: dict[tuple[str | None, ...], None] = {}
+    found: dict[tuple[str | None, str | None, str | None, str | None], None] = {}
     for content in dossier.latest:
         card = content.get("card") or {}
         kind = content.get("payment_type") or ("card" if card else None)
         if kind is not None:
             found[kind, card.get("last_4"), card.get("type"), card.get("expiry")] = None
-    names = ("type", "last_four", "brand", "expiry")
-    return [dict(zip(names, method, strict=True)) for method in found]
+    return [
+        {"type": kind, "last_four": last_4, "brand": brand, "expiry": expiry}
+        for kind, last_4, brand, expiry in found
+    ]

@@ -8,21 +8,59 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from paystate.cache.documents import Document, DocumentCache, Slip
-from paystate.expected import Expected
+from paystate.expected import Expected, Verdict
 from paystate.keys import Entity, EntityKind, Keys
-from paystate.payments.answers import StatusAnswer
+from paystate.payments.answers import StatusAnswer, StatusAnswerJson
 from paystate.payments.lookup import Lookups
-from paystate.payments.refunds import refunds_of
+from paystate.payments.refunds import RefundsJson, refunds_of
+from paystate.shapes import Bounded, Money
 from paystate.state import Attempt
 from paystate.status import Status
 from paystate.store import Store
 from paystate.store.store import Stamp
 from paystate.ttl import TtlPolicy
+from paystate.updates import OverlayJson
 
-__all__ = ["Informant"]
+__all__ = ["CardJson", "ComparedJson", "DetailsJson", "Informant"]
+
+
+class CardJson(TypedDict):
+    """What may be kept of a card; what is not known is left out."""
+
+    first_6: NotRequired[str]
+    last_4: NotRequired[str]
+    type: NotRequired[str]
+    expiry: NotRequired[str]
+
+
+class ComparedJson(TypedDict):
+    """What was expected, and how what was paid differs from that; null where nothing was."""
+
+    expected_amount: Money | None
+    expected_currency: str | None
+    mismatch: Annotated[str | None, Bounded(words=Verdict)]
+
+
+class DetailsJson(StatusAnswerJson, RefundsJson, ComparedJson):
+    """A status, and what else is known; null where nothing is. Money is decimal strings."""
+
+    amount: Annotated[Money | None, "In major units of the currency."]
+    currency: str | None
+    charged_amount: Money | None
+    app_fee: Money | None
+    payment_type: Annotated[str | None, "Such as `card` or `bank_transfer`."]
+    flw_ref: str | None
+    processor_code: str | None
+    provider_status: Annotated[str | None, "Flutterwave's own word."]
+    created_at: Annotated[str | None, "When it was begun, as Flutterwave says it."]
+    customer_id: str | None
+    card: CardJson | None
+    confirmed: Annotated[bool, "Whether Flutterwave's API, or a v4 signature, says so."]
+    overlays: list[OverlayJson]
+
 
 MOST_TRIES = 3
 
@@ -52,7 +90,7 @@ class Informant:
         self._keys = keys
         self._ttl = ttl
 
-    async def payment(self, answer: StatusAnswer) -> dict[str, Any]:
+    async def payment(self, answer: StatusAnswer) -> DetailsJson:
         """Return the public form of a payment, whose status is `answer`.
 
         Raises StoreUnavailable and PaymentNotFound.
@@ -64,24 +102,24 @@ class Informant:
             # It has moved on since: status and details shall be of one moment.
             answer = await self._lookups.status(answer.entity, min_version=stamp.version)
             stamp, told = await self._known(answer.entity, answer)
-        return {**answer.to_json(), **told, **await self._compared(answer, answer, told)}
+        return _shown(answer, told, await self._compared(answer, answer, told))
 
-    async def reference(self, answer: StatusAnswer) -> dict[str, Any]:
+    async def reference(self, answer: StatusAnswer) -> DetailsJson:
         """Return the public form of a reference and of the attempt that decides it; likewise."""
         reference = answer.entity
         state = (await self._store.states([reference])).get(reference)
         attempt = Attempt.parse(state.link) if state else None
         if attempt is None:
             told = _told({}, [])
-            return {**answer.to_json(), **told, **await self._compared(answer, None, told)}
+            return _shown(answer, told, await self._compared(answer, None, told))
         payment = Entity(reference.merchant, attempt.kind, attempt.id)
         status = await self._lookups.recorded(payment)
         _, told = await self._known(payment, status or answer)
-        return {**answer.to_json(), **told, **await self._compared(answer, status, told)}
+        return _shown(answer, told, await self._compared(answer, status, told))
 
     async def _compared(
         self, asked: StatusAnswer, payment: StatusAnswer | None, told: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    ) -> ComparedJson:
         """Return what was expected, and how what is known to have been paid differs from that."""
         expected = await self._expected(asked)
         if expected is None:
@@ -130,11 +168,33 @@ class Informant:
         )
 
 
-def _told(content: dict[str, Any], overlays: list[dict[str, Any]]) -> dict[str, Any]:
+def _told(content: dict[str, Any], overlays: list[OverlayJson]) -> dict[str, Any]:
     known = {name: content.get(name) for name in (*_DETAILS, *_VERIFICATION)}
     return {
         **known,
         "confirmed": bool(known["confirmed"]),
         "overlays": overlays,
-        **refunds_of(content, overlays),
+        "refunds": refunds_of(content, overlays),
+    }
+
+
+def _shown(answer: StatusAnswer, told: Mapping[str, Any], compared: ComparedJson) -> DetailsJson:
+    refunds: RefundsJson = told["refunds"]
+    return {
+        **answer.to_json(),
+        "amount": told["amount"],
+        "currency": told["currency"],
+        "charged_amount": told["charged_amount"],
+        "app_fee": told["app_fee"],
+        "payment_type": told["payment_type"],
+        "flw_ref": told["flw_ref"],
+        "processor_code": told["processor_code"],
+        "provider_status": told["provider_status"],
+        "created_at": told["created_at"],
+        "customer_id": told["customer_id"],
+        "card": told["card"],
+        "confirmed": told["confirmed"],
+        "overlays": told["overlays"],
+        **refunds,
+        **compared,
     }

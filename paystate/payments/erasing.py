@@ -8,27 +8,82 @@ done again from the beginning, and ends the same.
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from paystate.cache.documents import Document, DocumentCache, Slip
 from paystate.changes import iso_utc
 from paystate.errors import CustomerNotFound
-from paystate.keys import Keys
+from paystate.keys import EntityKind, Keys
 from paystate.observability import logger
 from paystate.payments.customers import CustomerId, refuse_erased
 from paystate.payments.lookup import Lookups
+from paystate.shapes import Bounded, Moment
+from paystate.status import Status
 from paystate.store import Store
 from paystate.store.customers import PAGE_SIZE, Dossier
 from paystate.store.erasing import MOST_EXPORTED, Kept
 from paystate.ttl import TtlPolicy
 
-__all__ = ["PersonalData"]
+__all__ = ["ErasedJson", "ExportJson", "PersonalData"]
 
 log = logger()
 
 # Pages of history deleted at once; older ones end by themselves within minutes, and count for
 # nothing until then.
 MOST_PAGES = 50
+
+
+class ErasedJson(TypedDict):
+    """What has been forgotten."""
+
+    customer_id: str
+    merchant: str
+    erased: bool
+    payments: Annotated[int, "How many belong to nobody now; none the second time."]
+
+
+class PersonJson(TypedDict):
+    """What is kept of a person."""
+
+    name: str | None
+    email: str | None
+    phone: str | None
+    created_at: Annotated[str | None, "When Flutterwave met them."]
+    first_seen_at: Moment
+    last_active_at: Moment | None
+
+
+class ExportedEventJson(TypedDict):
+    """An event that is kept; what it said is null once it was pruned."""
+
+    event: int
+    api: str
+    type: str
+    state: str
+    received_at: Moment
+    said: dict[str, Any] | None
+
+
+class ExportedPaymentJson(TypedDict):
+    """A payment of theirs, with all that is kept of it."""
+
+    payment_id: str
+    kind: Annotated[str, Bounded(words=EntityKind)]
+    tx_ref: str | None
+    status: Annotated[str | None, Bounded(words=Status)]
+    details: dict[str, Any]
+    events: list[ExportedEventJson]
+
+
+class ExportJson(TypedDict):
+    """All that is kept of a customer."""
+
+    customer_id: str
+    merchant: str
+    exported_at: Moment
+    person: PersonJson
+    payments: Annotated[list[ExportedPaymentJson], "Oldest first."]
+    more_payments: Annotated[bool, "Whether there are more than 10,000."]
 
 
 class PersonalData:
@@ -48,7 +103,7 @@ class PersonalData:
         self._keys = keys
         self._ttl = ttl
 
-    async def erase(self, who: CustomerId, *, operator: str) -> dict[str, Any]:
+    async def erase(self, who: CustomerId, *, operator: str) -> ErasedJson:
         """Forget a customer, in the database and in the cache. Done again it changes nothing more.
 
         Payments keep their statuses, amounts and references. Raises CustomerNotFound,
@@ -82,7 +137,7 @@ class PersonalData:
             "payments": scrubbed,
         }
 
-    async def export(self, who: CustomerId) -> dict[str, Any]:
+    async def export(self, who: CustomerId) -> ExportJson:
         """Return all that is kept of a customer.
 
         Raises CustomerNotFound, CustomerErased and StoreUnavailable.
@@ -91,7 +146,7 @@ class PersonalData:
         if dossier is None:
             raise CustomerNotFound("unknown_customer", "nothing is kept of such a customer")
         refuse_erased(dossier.row)
-        payments: list[dict[str, Any]] = []
+        payments: list[ExportedPaymentJson] = []
         place, more = 0, False
         while kept := await self._store.erasing.kept(who.key, after=place):
             if len(payments) >= MOST_EXPORTED:
@@ -108,7 +163,7 @@ class PersonalData:
             "more_payments": more,
         }
 
-    async def _payments(self, kept: Kept) -> list[dict[str, Any]]:
+    async def _payments(self, kept: Kept) -> list[ExportedPaymentJson]:
         statuses = await asyncio.gather(
             *(self._lookups.recorded(entity) for entity, _ in kept.payments)
         )
@@ -126,7 +181,7 @@ class PersonalData:
         ]
 
 
-def _person(dossier: Dossier) -> dict[str, Any]:
+def _person(dossier: Dossier) -> PersonJson:
     row = dossier.row
     said = row.person.columns()
     return {
@@ -139,8 +194,12 @@ def _person(dossier: Dossier) -> dict[str, Any]:
     }
 
 
-def _event(event: dict[str, Any]) -> dict[str, Any]:
+def _event(event: dict[str, Any]) -> ExportedEventJson:
     return {
-        **{name: value for name, value in event.items() if name != "received_ms"},
+        "event": event["event"],
+        "api": event["api"],
+        "type": event["type"],
+        "state": event["state"],
         "received_at": iso_utc(event["received_ms"]),
+        "said": event["said"],
     }

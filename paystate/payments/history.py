@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 from paystate.cache.documents import Document, DocumentCache, Slip
 from paystate.errors import CustomerNotFound
@@ -18,35 +18,82 @@ from paystate.keys import Entity, EntityKind, Keys
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.customers import CustomerId, refuse_erased
 from paystate.payments.lookup import Lookups
+from paystate.shapes import Bounded, Money, Version
+from paystate.status import Status
 from paystate.store import Store
 from paystate.store.customers import PAGE_SIZE, HistoryPage
 from paystate.ttl import TtlPolicy
 
-__all__ = ["History", "HistoryAnswer"]
+__all__ = ["History", "HistoryAnswer", "HistoryJson", "PaidJson"]
 
 _FIXED = ("amount", "currency", "payment_type", "created_at")
 
 
+class PaidJson(TypedDict):
+    """A payment on a page, with its status of now."""
+
+    payment_id: str | None
+    tx_ref: str | None
+    kind: Annotated[str, Bounded(words=EntityKind)]
+    amount: Money | None
+    currency: str | None
+    payment_type: str | None
+    created_at: Annotated[str | None, "When it was begun, as Flutterwave says it."]
+    status: Annotated[str, Bounded(words=Status)]
+    terminal: bool
+    version: Version
+    fresh: Annotated[bool, "False where a lookup of the payment would ask Flutterwave."]
+    held: bool
+
+
+class HistoryJson(TypedDict):
+    """A customer's payments, newest first, 20 on a page."""
+
+    customer_id: str
+    page: Annotated[int | None, "Null where a cursor was given."]
+    pages: int
+    total: int
+    next_cursor: Annotated[str | None, "What comes after, whatever is added before; null: nothing."]
+    payments: list[PaidJson]
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryAnswer:
-    """One page: its public form without the payments, and these with their statuses."""
+    """One page: its number (None for a cursor's), what is kept of it, payments with statuses."""
 
-    head: dict[str, Any]
+    customer_id: str
+    number: int | None
+    content: dict[str, Any]
     payments: tuple[tuple[dict[str, Any], StatusAnswer], ...]
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self) -> HistoryJson:
         """Return the public form."""
-        return {**self.head, "payments": [_shown(fixed, s) for fixed, s in self.payments]}
+        total = self.content["total"]
+        return {
+            "customer_id": self.customer_id,
+            "page": self.number,
+            "pages": -(-total // PAGE_SIZE),
+            "total": total,
+            "next_cursor": self.content["next_cursor"],
+            "payments": [_shown(fixed, status) for fixed, status in self.payments],
+        }
 
 
-def _shown(fixed: dict[str, Any], status: StatusAnswer) -> dict[str, Any]:
-    told = status.to_json()
+def _shown(fixed: dict[str, Any], answer: StatusAnswer) -> PaidJson:
+    told = answer.to_json()
     return {
         "payment_id": told["payment_id"],
         "tx_ref": told["tx_ref"],
         "kind": told["kind"],
-        **{name: fixed.get(name) for name in _FIXED},
-        **{name: told[name] for name in ("status", "terminal", "version", "fresh", "held")},
+        "amount": fixed["amount"],
+        "currency": fixed["currency"],
+        "payment_type": fixed["payment_type"],
+        "created_at": fixed["created_at"],
+        "status": told["status"],
+        "terminal": told["terminal"],
+        "version": told["version"],
+        "fresh": told["fresh"],
+        "held": told["held"],
     }
 
 
@@ -82,15 +129,9 @@ class History:
             held = (await self._documents.read([self._slip(who, number, row.version)]))[0]
         content = held or await self._read(who, number, before)
         statuses = await self._join(who, content["payments"])
-        head = {
-            "customer_id": who.id,
-            "page": number if before is None else None,
-            "pages": -(-content["total"] // PAGE_SIZE),
-            "total": content["total"],
-            "next_cursor": content["next_cursor"],
-        }
         joined = zip(content["payments"], statuses, strict=True)
-        return HistoryAnswer(head, tuple((f, s) for f, s in joined if s is not None))
+        payments = tuple((fixed, status) for fixed, status in joined if status is not None)
+        return HistoryAnswer(who.id, number if before is None else None, content, payments)
 
     def _slip(self, who: CustomerId, number: int, version: int) -> Slip:
         return Slip("history", self._keys.history(who.merchant, who.id, number), version)

@@ -32,7 +32,7 @@ BY_ROUTE = {(one.method, one.path): one for one in OPERATIONS}
 EXAMPLES = [(operation, example) for operation in OPERATIONS for example in operation.examples]
 # Of the day on which an example was written.
 MOVING = {"as_of", "version", "previous_version", "changed_at", "cursor", "at", "age_s", "url",
-          "path", "expires_at"}  # fmt: skip
+          "path", "expires_at", "first_seen_at", "last_active_at"}  # fmt: skip
 
 
 class Heard(dict[str, set[str]]):
@@ -113,6 +113,8 @@ async def served(sqlite_url: str, valkey_url: str) -> AsyncIterator[Served]:
 def _charge(number: int, status: str) -> dict[str, Any]:
     data = {"id": number, "tx_ref": f"order-{number}", "status": status, "amount": 1500.25,
             "currency": "NGN", "payment_type": "card"}  # fmt: skip
+    if number == 7001:
+        data["customer"] = {"id": 9001}
     return {"event": "charge.completed", "data": data}
 
 

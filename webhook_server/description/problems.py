@@ -28,9 +28,10 @@ def _invalid(*names: str) -> dict[str, Problem]:
 PROBLEMS: dict[str, Problem] = {
     **_invalid(
         "id", "tx_ref", "kind", "min_version", "after_version", "wait", "limit", "state", "reason",
-        "ids", "tx_refs", "ttl_s", "amount", "currency", "idempotency_key",
+        "ids", "tx_refs", "ttl_s", "amount", "currency", "idempotency_key", "page",
     ),
-    "invalid_cursor": Problem(400, "A cursor looks like 123.456."),
+    "invalid_cursor": Problem(400, "The cursor is none of those that are given out."),
+    "page_or_cursor": Problem(400, "A page or a cursor must be named, not both."),
     "tx_ref_missing": Problem(400, "The reference is not named."),
     "id_or_tx_ref": Problem(400, "Either an id or a reference must be named, not both."),
     "unknown_field": Problem(400, "The body has a field that is not known."),
@@ -60,6 +61,7 @@ PROBLEMS: dict[str, Problem] = {
     "no_such_path": Problem(404, "There is nothing at this path."),
     "unknown_merchant": Problem(404, "No such merchant is configured."),
     "unknown_payment": Problem(404, "Neither we nor Flutterwave know it. Ask again later."),
+    "unknown_customer": Problem(404, "Nothing is known of such a customer."),
     "unknown_and_unverified": Problem(404, "Unknown here; Flutterwave could not be asked yet."),
     "unknown_event": Problem(404, "There is no such event of a payment."),
     "method_not_allowed": Problem(405, "The path takes other methods: see `Allow`."),
@@ -76,6 +78,7 @@ PROBLEMS: dict[str, Problem] = {
     },
     "expected_otherwise": Problem(409, "Something else is expected for that reference."),
     "cursor_pruned": Problem(410, "Changes after this cursor have been removed: begin anew."),
+    "customer_erased": Problem(410, "The customer was erased; nothing of them is kept."),
     "link_expired": Problem(410, "The link has expired."),
     "body_too_large": Problem(413, "The body is larger than this operation takes."),
     "idempotency_key_reused": Problem(422, "The key was used for another registration."),
@@ -87,6 +90,7 @@ PROBLEMS: dict[str, Problem] = {
     "database_is_a_replica": Problem(503, "The database is not the primary."),
     "database_not_migrated": Problem(503, "The tables are missing."),
     "overview_missing": Problem(503, "The numbers could not be read now."),
+    "documents_failed": Problem(503, "The database has forgotten; the cache has not: do it again."),
     "not_recorded": Problem(503, "The webhook could not be recorded: send it again."),
 }  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from webhook_server.description import (
     board,
     changes,
+    customers,
     expected,
     links,
     machines,
@@ -21,6 +22,7 @@ __all__ = ["OPERATIONS", "TAGS"]
 TAGS = {
     "statuses": "Has my payment gone through?",
     "payments": "What is known of a payment.",
+    "customers": "Who paid, and what they may ask for.",
     "changes": "Hear of changes, and catch up on those that were missed.",
     "links": "A page for a customer, without a token of the API.",
     "operators": "For an operator's token.",
@@ -32,6 +34,7 @@ TAGS = {
 OPERATIONS: tuple[Operation, ...] = (
     *payments.OPERATIONS,
     *expected.OPERATIONS,
+    *customers.OPERATIONS,
     *changes.OPERATIONS,
     *links.OPERATIONS,
     *operators.OPERATIONS,
