@@ -169,7 +169,7 @@ class Keys:
         return self._entity(entity, "verification")
 
     def _customer(self, merchant: str, customer_id: str, attribute: str) -> str:
-        return f"{self._scope(merchant)}:customer:{segment(customer_id)}:{attribute}"
+        return f"{_scope(self.prefix, merchant)}:customer:{segment(customer_id)}:{attribute}"
 
     def profile(self, merchant: str, customer_id: str) -> str:
         """Return the key of a customer's profile."""

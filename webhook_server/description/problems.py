@@ -54,6 +54,7 @@ PROBLEMS: dict[str, Problem] = {
     "repeated": Problem(401, "The webhook has more than one signature."),
     "malformed": Problem(401, "The webhook's signature cannot be one."),
     "mismatch": Problem(401, "The webhook's signature is of another secret."),
+    "other_api": Problem(401, "The webhook is signed as the API that this merchant does not use."),
     "other_merchant": Problem(403, "The token is bound to another merchant."),
     "other_site": Problem(403, "A page of another site may not do this."),
     "operators_only": Problem(403, "The token may read, not operate."),
@@ -82,6 +83,7 @@ PROBLEMS: dict[str, Problem] = {
     "link_expired": Problem(410, "The link has expired."),
     "body_too_large": Problem(413, "The body is larger than this operation takes."),
     "idempotency_key_reused": Problem(422, "The key was used for another registration."),
+    "too_many_calls": Problem(429, "The token has had its calls of this minute."),
     "internal_error": Problem(500, "A fault of ours; it has been logged."),
     "link_key_missing": Problem(501, "LINK_KEY is not set: no links can be made."),
     "database_unreachable": Problem(503, "The database cannot be reached."),
@@ -96,11 +98,11 @@ PROBLEMS: dict[str, Problem] = {
 
 _DATABASE = tuple(reason for reason in PROBLEMS if reason.startswith("database_"))
 _EVERYWHERE = ("http_error", "internal_error")
-_TOKEN = ("token_missing", "token_unknown", "session_ended", "other_site")
+_TOKEN = ("token_missing", "token_unknown", "session_ended", "other_site", "too_many_calls")
 _MERCHANT = ("other_merchant", "unknown_merchant")
 _BY_ACCESS: dict[str, tuple[str, ...]] = {
     "open": (),
-    "signature": ("missing", "repeated", "malformed", "mismatch", *_DATABASE),
+    "signature": ("missing", "repeated", "malformed", "mismatch", "other_api", *_DATABASE),
     "read": (*_TOKEN, *_MERCHANT, *_DATABASE),
     "operate": (*_TOKEN, "operators_only", *_MERCHANT, *_DATABASE),
 }
