@@ -97,7 +97,13 @@ class Contest:
         self._telling: set[asyncio.Task[None]] = set()
         told = TellingStore(store, self._committed)
         self._recorder = Recorder(told, writer.cache, writer.queue, writer.metrics)  # type: ignore[arg-type]
-        self._settler = Settler(told, writer.cache, {}, writer.metrics, holder="race")  # type: ignore[arg-type]
+        self._settler = Settler(
+            told,  # type: ignore[arg-type]
+            writer.cache,
+            writer.providers,
+            writer.metrics,
+            holder="race",
+        )
         self._settling: list[tuple[int, asyncio.Future[None]]] = []
         self._ours = Ours(reader)
         self._systems: tuple[System, ...] = (self._ours, *peers)

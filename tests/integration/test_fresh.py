@@ -17,7 +17,7 @@ from paystate.store.engine import open_database
 HANGS_S = 60
 _ROWS = {
     "entities": "SELECT key, merchant, kind, link, status, version, open_events, held_events, "
-    "changed_ms > 0, created_ms = changed_ms FROM entities ORDER BY key",
+    "changed_ms > 0, abs(created_ms - changed_ms) < 60000 FROM entities ORDER BY key",
     "inbox": "SELECT event_key, merchant, api, type, subject, entity_key, reference_key, "
     "leaving_key, content, state, reason, attempts, received_ms = due_ms, claimed_until_ms, "
     "claimed_by, ended_ms FROM inbox ORDER BY event_key",

@@ -203,9 +203,9 @@ async def came_to_nothing(world: World) -> None:
     site = Site(world, "before")
     event = webhook(world.ids[1], Status.SUCCESSFUL, world.refs[1])
     await site.record(event)
-    [row] = await site.store.claim("before", claim_ms=0)
+    [inbox_id] = await site.store.claim("before", claim_ms=0)
     await site.store.settle(
-        [Decision(row.id, row.entity, Ending.DEAD, "not_found")], site.cache.mark
+        [Decision(inbox_id, world.entities[1], Ending.DEAD, "not_found")], site.cache.mark
     )
 
 
