@@ -249,10 +249,13 @@ class TellingStore:
         return results
 
     async def settle(
-        self, decisions: Any, before_commit: Callable[[Sequence[EntityState]], Awaitable[None]]
+        self,
+        decisions: Any,
+        before_commit: Callable[[Sequence[EntityState]], Awaitable[None]],
+        **more: Any,
     ) -> Any:
         """Apply decisions."""
-        results = await self._store.settle(decisions, before_commit)
+        results = await self._store.settle(decisions, before_commit, **more)
         self._committed([s for r in results if not isinstance(r, Exception) for s in r.states])
         return results
 

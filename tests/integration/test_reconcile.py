@@ -278,10 +278,10 @@ async def test_a_budget_that_is_spent_leaves_everything_for_later(open_process: 
         report = await ask(world)
         # What the confirmations have left it is its reserve, a twentieth.
         assert (report.asked, report.put_off) == (1, {"default": "budget_spent"})
-        assert sorted(asked for asked, _ in (await watched(world)).values()) == [0] * 19 + [1]
+        assert sum(asked > 0 for asked, _ in (await watched(world)).values()) == report.checked < 20
         await world.resources.redis.flushall()
         fresh = await open_process(**at_once(sandbox))  # another hour
-        assert (await fresh.reconciliation.round(lists=False)).asked == 20
+        assert (await fresh.reconciliation.round(lists=False)).asked == 20 - report.checked
 
 
 async def test_an_outage_puts_payments_off_and_fails_none(open_process: Opener) -> None:
