@@ -8,7 +8,7 @@ lock when they begin, so that none fails half way.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,10 +18,8 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import QueuePool
 
 from paystate.errors import StoreUnavailable
-from paystate.store.direct import DirectReads
 from paystate.store.lanes import Lanes
 from paystate.values import TLS_PARAMETERS
 
@@ -57,9 +55,6 @@ class Database:
     def __init__(self, engine: AsyncEngine, lanes: Lanes | None = None) -> None:
         self.engine = engine
         self.dialect: str = engine.dialect.name
-        # It keeps a connection for itself: the pool must have another.
-        spare = isinstance(engine.pool, QueuePool) and engine.pool.size() > 1
-        self._direct = DirectReads(engine) if spare and self.dialect == "postgresql" else None
         self.lanes = lanes if lanes is not None and lanes.most else None
 
     async def write(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
@@ -85,13 +80,6 @@ class Database:
         # Each statement sees its own moment in READ COMMITTED too: a transaction around them would
         # be two more round trips.
         return await self._run(work, {} if self._is_sqlite else {"isolation_level": "AUTOCOMMIT"})
-
-    async def direct(self, sql: str, *values: Any) -> Sequence[Any] | None:
-        """Return the rows of a statement in PostgreSQL's own words, or None: use `read`.
-
-        Raises StoreUnavailable.
-        """
-        return None if self._direct is None else await self._direct.fetch(sql, *values)
 
     async def fetch(self, sql: str, *arguments: Any, once: bool = False) -> list[Any]:
         """Run one statement as a transaction of its own, on one of the `lanes`; return its rows.
@@ -136,18 +124,8 @@ class Database:
                 await asyncio.sleep(0.02 * (_TRIES - left))
         raise AssertionError("unreachable")
 
-    async def write_at_once(self, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-        """Run `work`, which is one statement, as a transaction of its own, on PostgreSQL.
-
-        It is committed when it returns, without BEGIN and COMMIT. Runs it again as `write` does.
-        Raises StoreUnavailable.
-        """
-        return await self._run(work, {"isolation_level": "AUTOCOMMIT"})
-
     async def close(self) -> None:
         """Close every connection."""
-        if self._direct is not None:
-            await self._direct.close()
         if self.lanes is not None:
             self.lanes.close()
         await self.engine.dispose()

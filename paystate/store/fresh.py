@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import orjson
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.changes import Change, Cursor
 from paystate.keys import Entity, EntityKind
@@ -124,18 +123,14 @@ class _Wanted:
 async def acknowledge(database: Database, events: Sequence[NewEvent]) -> dict[str, Recorded]:
     """Record in one commit those of `events` of which nobody has heard.
 
-    Returns what became of these, by event key; the others are left. Raises what `Batch.run` and
-    `Database.write_at_once` do: it may have been recorded then all the same.
+    Returns what became of these, by event key; the others are left. Raises what `Batch.fetch` does:
+    it may have been recorded then all the same.
     """
     wanted = _alone(events)
     if not wanted:
         return {}
     rows = [one.row() for one in wanted]
-
-    async def work(connection: AsyncConnection) -> list[Any]:
-        return list((await _ACKNOWLEDGE.run(connection, rows)).all())
-
-    found = await database.write_at_once(work)
+    found = await _ACKNOWLEDGE.fetch(database, rows)
     by_key = {one.event.event_key: one for one in wanted}
     # Nothing that commits later lies before this: see `paystate.changes.Cursor`.
     cursor = Cursor(found[0][3], 0)

@@ -22,8 +22,7 @@ MOST = 4
 class Lanes:
     """Up to `MOST` connections of an engine's pool of `pool`, less than half of it.
 
-    They are opened when they are first needed. As many are left for transactions, beside the one
-    that `paystate.store.direct` keeps.
+    They are opened when they are first needed. More are left for transactions.
     """
 
     def __init__(self, engine: AsyncEngine, pool: int) -> None:

@@ -61,13 +61,12 @@ _LOAD = (
 
 
 async def load_directly(database: Database, keys: Sequence[str]) -> dict[Entity, EntityState]:
-    """Do as `load` does, on PostgreSQL without SQLAlchemy. Raises StoreUnavailable."""
+    """Do as `load` does, without SQLAlchemy where there are lanes. Raises StoreUnavailable."""
     joined = _NEXT.join(keys)
     plain = keys and joined.count(_NEXT) == len(keys) - 1  # a path may hold any character
-    found = await database.direct(_LOAD, joined) if plain else None
-    if found is None:
+    if not plain or database.lanes is None:
         return await database.read(lambda c: load(c, database.dialect, keys))
-    return {state.entity: state for state in map(state_of, found)}
+    return {state.entity: state for state in map(state_of, await database.fetch(_LOAD, joined))}
 
 
 class Locked:

@@ -13,12 +13,11 @@ from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-import paystate.store.fresh
 from paystate.changes import Cursor
 from paystate.errors import PaystateError, StoreUnavailable
 from paystate.keys import Entity
 from paystate.state import EntityState
-from paystate.store import changelog, claims, inbox, looking, rows, settle, unlocked
+from paystate.store import changelog, claims, fresh, inbox, looking, rows, settle, unlocked
 from paystate.store.changelog import Page
 from paystate.store.claims import InboxGauges
 from paystate.store.customers import Customers
@@ -332,11 +331,11 @@ class Store:
         Where it does not, even if it may have been committed, the transaction with locks finds out
         how things stand. Until that has worked it is not tried again.
         """
-        if self.dialect != "postgresql" or self._cautious:
+        if self._database.lanes is None or self._cautious:
             return {}
         try:
-            return await paystate.store.fresh.acknowledge(self._database, events)
-        except (StoreUnavailable, *REFUSALS):
+            return await fresh.acknowledge(self._database, events)
+        except (StoreUnavailable, asyncpg.PostgresError, *REFUSALS):
             self._cautious = True
             return {}
 

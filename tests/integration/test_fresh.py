@@ -91,14 +91,14 @@ async def store(postgres_url: str) -> AsyncIterator[Store]:
 def _spy(store: Store) -> list[int]:
     """Return how many rows each statement without a lock has returned."""
     sizes: list[int] = []
-    write_at_once = store._database.write_at_once
+    fetch = store._database.fetch
 
-    async def noted(work: Any) -> Any:
-        rows = await write_at_once(work)
+    async def noted(sql: str, *arguments: Any) -> list[Any]:
+        rows = await fetch(sql, *arguments)
         sizes.append(len(rows))
         return rows
 
-    store._database.write_at_once = noted  # type: ignore[method-assign]
+    store._database.fetch = noted  # type: ignore[method-assign]
     return sizes
 
 
@@ -199,19 +199,19 @@ async def test_two_processes_record_the_same_event_once(store: Store, postgres_u
 
 async def test_where_it_fails_the_locks_find_out(store: Store) -> None:
     """Also what it may have committed; and it is tried again once they have worked."""
-    database, write_at_once = store._database, store._database.write_at_once
+    database, fetch = store._database, store._database.fetch
     calls = 0
 
-    async def lose(work: Any) -> Any:
+    async def lose(sql: str, *arguments: Any) -> list[Any]:
         nonlocal calls
         calls += 1
-        await write_at_once(work)
+        await fetch(sql, *arguments)
         raise StoreUnavailable("database_unreachable")
 
-    database.write_at_once = lose  # type: ignore[method-assign]
+    database.fetch = lose  # type: ignore[method-assign]
     (first,) = await _recorded(store, _event(1, tx_ref="order-1"))
     assert (first.duplicate, [s.version for s in first.states]) == (True, [1, 1])
-    database.write_at_once = write_at_once  # type: ignore[method-assign]
+    database.fetch = fetch  # type: ignore[method-assign]
     sizes = _spy(store)
     (second,) = await _recorded(store, _event(2))
     assert (second.duplicate, sizes, calls) == (False, [1], 1)

@@ -220,9 +220,6 @@ class GatedDatabase(Database):
         async with self._process.gate(Step("begin", resource, writes=True)):
             return await super().fetch(sql, *arguments, once=once)
 
-    async def direct(self, sql: str, *values: Any) -> None:
-        """Have everything read by `read`: the same rows, and one gate."""
-
     async def snapshot(self, work: Any) -> Any:
         async with self._process.gate(Step("rows", "database", writes=False)):
             return await super().snapshot(work)
@@ -250,11 +247,6 @@ class GatedDatabase(Database):
             return result
 
         return gated
-
-    async def write_at_once(self, work: Any) -> Any:
-        """One statement is one step, which begins and commits."""
-        async with self._process.gate(Step("begin", "database", writes=True)):
-            return await super().write_at_once(work)
 
 
 class GatedStore(Store):

@@ -1,4 +1,4 @@
-"""Rows are read past SQLAlchemy, and whatever goes wrong there, they are read all the same."""
+"""Rows are read past SQLAlchemy, on connections that are kept and given up as they must be."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ async def _made(store: Store) -> None:
 
 
 async def test_what_is_read_directly_is_what_is_read_otherwise(postgres_url: str) -> None:
-    async with open_store(postgres_url, pool=2, timeout_s=10) as store:
+    async with open_store(postgres_url, pool=4, timeout_s=10) as store:
         await _made(store)
-        database = open_database(postgres_url, pool=2, timeout_s=10)
+        database = open_database(postgres_url, pool=4, timeout_s=10)
         try:
             for some in ([], _entities()[:1], _entities()):
                 keys = sorted(e.row_key for e in some)
@@ -50,12 +50,10 @@ async def test_what_is_read_directly_is_what_is_read_otherwise(postgres_url: str
 
 async def test_it_is_read_in_no_transaction(postgres_url: str) -> None:
     """One left open would hold back what may be vacuumed."""
-    database = open_database(postgres_url, pool=2, timeout_s=10)
+    database = open_database(postgres_url, pool=4, timeout_s=10)
     try:
         for number in (42, 43):
-            rows_ = await database.direct(f"SELECT {number}")
-            assert rows_ is not None
-            assert [row[0] for row in rows_] == [number]
+            assert [row[0] for row in await database.fetch(f"SELECT {number}")] == [number]
         states = await _of_the_server(
             postgres_url,
             "SELECT state FROM pg_stat_activity WHERE application_name = 'paystate'"
@@ -67,7 +65,7 @@ async def test_it_is_read_in_no_transaction(postgres_url: str) -> None:
     assert await _left(postgres_url) == 0
 
 
-async def test_a_pool_of_one_is_left_to_everybody(postgres_url: str) -> None:
+async def test_a_small_pool_is_left_to_everybody(postgres_url: str) -> None:
     async with open_store(postgres_url, pool=1, timeout_s=10) as store:
         await _made(store)
         assert len(await store.states(_entities())) == len(ODD_IDS)
@@ -83,7 +81,7 @@ async def _left(url: str) -> int:
 
 
 async def test_a_connection_that_was_ended_costs_nobody_an_answer(postgres_url: str) -> None:
-    async with open_store(postgres_url, pool=2, timeout_s=10) as store:
+    async with open_store(postgres_url, pool=4, timeout_s=10) as store:
         await _made(store)
         for _ in range(2):
             assert len(await store.states(_entities()[:5])) == 5
@@ -96,10 +94,10 @@ async def test_a_connection_that_was_ended_costs_nobody_an_answer(postgres_url: 
 
 
 async def test_a_statement_that_hangs_is_waited_for_once(postgres_url: str) -> None:
-    database = open_database(postgres_url, pool=2, timeout_s=1)
+    database = open_database(postgres_url, pool=4, timeout_s=1)
     try:
         with pytest.raises(StoreUnavailable):
-            await database.direct("SELECT pg_sleep(30)")
-        assert [row[0] for row in await database.direct("SELECT 1") or []] == [1]
+            await database.fetch("SELECT pg_sleep(30)")
+        assert [row[0] for row in await database.fetch("SELECT 1")] == [1]
     finally:
         await database.close()
