@@ -76,7 +76,8 @@ class Settings:
         "sqlite:///.paystate/paystate.db",
         "System of record: sqlite:///path (one host) or postgresql://user:pass@host/name. It must "
         "be the primary; a replica would answer with the past. TLS: "
-        "?sslmode=verify-full&sslrootcert=FILE.",
+        "?sslmode=verify-full&sslrootcert=FILE. Behind PgBouncer or another pooler in transaction "
+        "mode: ?pooler=transaction.",
         parse=database_address,
         secret=True,
     )

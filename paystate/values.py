@@ -13,6 +13,7 @@ from urllib.parse import parse_qsl, urlsplit
 from paystate.addresses import PARAMETERS
 
 __all__ = [
+    "POOLER",
     "TLS_PARAMETERS",
     "Unusable",
     "address_of",
@@ -72,10 +73,13 @@ def address_of(*schemes: str) -> Callable[[str], str]:
     return parse
 
 
+# Says that a pooler stands before the database and gives each transaction another connection.
+POOLER, TRANSACTION = "pooler", "transaction"
 # What libpq, and so every provider of databases, calls them.
 TLS_PARAMETERS = frozenset({"sslmode", "sslrootcert", "sslcert", "sslkey", "sslpassword"})
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 _DATABASE_PARAMETERS = TLS_PARAMETERS | {
+    POOLER,
     "host", "port", "user", "password", "ssl", "prepared_statement_cache_size",
 }  # fmt: skip
 
@@ -93,6 +97,8 @@ def database_address(text: str) -> str:
                 f"has the parameter ?{shown}= which cannot be used here: leave it out. TLS is "
                 "?sslmode=verify-full&sslrootcert=FILE"
             )
+    if given.get(POOLER, TRANSACTION) != TRANSACTION:
+        raise Unusable(f"has another ?{POOLER}= than {TRANSACTION}")
     if given.get("sslmode", "prefer") not in _SSL_MODES:
         raise Unusable(f"has another ?sslmode= than {', '.join(_SSL_MODES)}")
     return text

@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from paystate.errors import StoreUnavailable
 from paystate.store.lanes import Lanes
-from paystate.values import TLS_PARAMETERS
+from paystate.values import POOLER, TLS_PARAMETERS
 
 __all__ = ["Database", "async_url", "open_database"]
 
@@ -38,7 +38,7 @@ _TRIES = 4
 
 def async_url(url: str) -> URL:
     """Return the URL with the asynchronous driver that belongs to it."""
-    parsed = make_url(url)
+    parsed = make_url(url).difference_update_query([POOLER])
     if parsed.get_backend_name() == "sqlite":
         return parsed.set(drivername="sqlite+aiosqlite")
     # asyncpg takes these in an address of its own only, as libpq's; the rest goes to it by name.
@@ -52,8 +52,11 @@ def async_url(url: str) -> URL:
 class Database:
     """An engine and the rules for using it."""
 
-    def __init__(self, engine: AsyncEngine, lanes: Lanes | None = None) -> None:
+    def __init__(
+        self, engine: AsyncEngine, lanes: Lanes | None = None, *, pooled: bool = False
+    ) -> None:
         self.engine = engine
+        self._pooled = pooled
         self.dialect: str = engine.dialect.name
         self.lanes = lanes if lanes is not None and lanes.most else None
 
@@ -79,7 +82,9 @@ class Database:
         """Run `work` on a connection without writing. Raises StoreUnavailable."""
         # Each statement sees its own moment in READ COMMITTED too: a transaction around them would
         # be two more round trips.
-        return await self._run(work, {} if self._is_sqlite else {"isolation_level": "AUTOCOMMIT"})
+        # A pooler needs one, or parts of a statement would go to different servers.
+        plain = self._is_sqlite or self._pooled
+        return await self._run(work, {} if plain else {"isolation_level": "AUTOCOMMIT"})
 
     async def fetch(self, sql: str, *arguments: Any, once: bool = False) -> list[Any]:
         """Run one statement as a transaction of its own, on one of the `lanes`; return its rows.
@@ -187,6 +192,7 @@ def open_database(url: str, *, pool: int, timeout_s: float) -> Database:
     target = async_url(url)
     if target.get_backend_name() == "sqlite":
         return Database(_sqlite(target, pool, timeout_s))
+    pooled = POOLER in make_url(url).query
     engine = create_async_engine(
         target,
         pool_size=pool,
@@ -197,25 +203,45 @@ def open_database(url: str, *, pool: int, timeout_s: float) -> Database:
         connect_args={
             "timeout": timeout_s,
             "command_timeout": timeout_s,
-            "server_settings": {
-                "synchronous_commit": "on",
-                "application_name": "paystate",
-                # Statements differ in how many rows they are given, never in how to find them.
-                "plan_cache_mode": "force_generic_plan",
-            },
+            **(_BEHIND_A_POOLER if pooled else _AT_THE_SERVER),
         },
     )
-    event.listen(engine.sync_engine, "connect", _refuse_replica)
-    return Database(engine, Lanes(engine, pool))
+    event.listen(engine.sync_engine, "connect", _refuse_unfit)
+    return Database(engine, None if pooled else Lanes(engine, pool), pooled=pooled)
 
 
-def _refuse_replica(connection: Any, _record: Any) -> None:
+_AT_THE_SERVER: dict[str, Any] = {
+    "server_settings": {
+        "synchronous_commit": "on",
+        "application_name": "paystate",
+        # Statements differ in how many rows they are given, never in how to find them.
+        "plan_cache_mode": "force_generic_plan",
+    },
+}
+# PgBouncer refuses what it does not know how to carry from one server to the next: settings, and
+# statements that were prepared under a name.
+_BEHIND_A_POOLER: dict[str, Any] = {
+    "server_settings": {"application_name": "paystate"},
+    "statement_cache_size": 0,
+    "prepared_statement_cache_size": 0,
+    "prepared_statement_name_func": lambda: "",
+}
+
+
+def _refuse_unfit(connection: Any, _record: Any) -> None:
     cursor = connection.cursor()
     try:
-        cursor.execute("SELECT pg_is_in_recovery()")
-        if cursor.fetchone()[0]:
+        cursor.execute("SELECT pg_is_in_recovery(), current_setting('synchronous_commit')")
+        is_replica, commits = cursor.fetchone()
+        if is_replica:
             raise StoreUnavailable(
                 "database_is_a_replica", "the database is in recovery; DATABASE_URL needs a primary"
+            )
+        # Behind a pooler it cannot be asked for.
+        if commits == "off":
+            raise StoreUnavailable(
+                "database_commits_late",
+                "synchronous_commit is off behind the pooler: ALTER ROLE ... SET it on",
             )
     finally:
         cursor.close()
