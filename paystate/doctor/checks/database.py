@@ -40,7 +40,7 @@ _TROUBLES = {
     ),
     "pooler": (
         "a pooler before it refuses what paystate asks for at the start",
-        "name the server itself, or let the pooler ignore_startup_parameters",
+        "name the server itself, or add ?pooler=transaction",
     ),
     "unavailable": ("it answers, and cannot be used now", "look at its log"),
 }
