@@ -102,6 +102,7 @@ async def _explore(arguments: argparse.Namespace, database_url: str) -> _Tally:
             return tally
         first = [TELLING[arguments.without]] if arguments.without else []
         names = arguments.story or list(dict.fromkeys([*first, *SCENARIOS]))
+        names = [] if arguments.by_chance else names
         for name in names:
             before, started = tally.schedules, time.perf_counter()
             async for run in every_schedule(servers, SCENARIOS[name]):
@@ -123,6 +124,7 @@ def main() -> int:
     parser.add_argument("--schedules", type=int, default=3000, help="how many in all")
     parser.add_argument("--first-seed", type=int, default=1, help="where chance begins")
     parser.add_argument("--seed", type=int, help="run this one schedule and print its steps")
+    parser.add_argument("--by-chance", action="store_true", help="only those made by chance")
     parser.add_argument("--story", action="append", choices=sorted(SCENARIOS), help="only this one")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--without", choices=MECHANISMS, help="take this mechanism out")
