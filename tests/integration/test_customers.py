@@ -423,7 +423,7 @@ async def test_details_are_cached_under_their_keys_and_only_with_what_may_be_kep
         assert verification is not None
         assert set(details["content"]) == {
             "amount", "currency", "payment_type", "flw_ref", "created_at", "customer_id", "card",
-            "overlays",
+            "overlays", "refunds",
         }  # fmt: skip
         assert set(verification["content"]) == {
             "charged_amount", "app_fee", "processor_code", "provider_status", "confirmed",
@@ -447,11 +447,11 @@ async def test_details_that_are_not_of_the_proven_version_do_not_count(opener: O
         await world.settle()
         after = (await world.get(f"/api/payments/{number}")).body
         assert (after["status"], after["provider_status"]) == ("successful", "successful")
-        # A refund changes neither status nor version; it is told all the same.
+        # A refund changes the version alone.
         await world.v3(bodies.refund(TransactionId=number, AmountRefunded=5))
         await world.settle()
         refunded = (await world.get(f"/api/payments/{number}")).body
-        assert refunded["version"] == after["version"]
+        assert refunded["version"] == after["version"] + 1
         assert [overlay["amount"] for overlay in refunded["overlays"]] == ["5"]
 
 
