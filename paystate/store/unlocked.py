@@ -79,8 +79,8 @@ _APPLY = positional(
         ON CONFLICT (key) DO UPDATE SET content = excluded.content,
             updated_ms = excluded.updated_ms, revision = details.revision + 1
     ), ended AS (
-        UPDATE inbox SET state = r.ending, reason = r.why, ended_ms = {_NOW}, claimed_until_ms = 0,
-            claimed_by = CAST(:holder AS TEXT)
+        UPDATE inbox SET state = r.ending, reason = r.why, ended_ms = CAST(:time_ms AS BIGINT),
+            claimed_until_ms = 0, claimed_by = CAST(:holder AS TEXT)
         FROM {_ENDINGS.source} WHERE inbox.id = r.id AND (SELECT stands FROM seen)
     ), logged AS (
         INSERT INTO changes (xid, entity_key, merchant, payment_id, tx_ref, status, previous_status,
@@ -103,6 +103,7 @@ _APPLY = positional(
         *_LINKS.names,
         "rows",
         "holder",
+        "time_ms",
     ],
 )
 
@@ -155,6 +156,7 @@ async def apply(
         *_LINKS.values(links),
         len(rows),
         holder,
+        look.time_ms,
         once=True,
     )
     if not found[0][4]:
