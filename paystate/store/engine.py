@@ -98,7 +98,11 @@ class Database:
         for left in reversed(range(1 if once else _TRIES)):
             try:
                 return await self.lanes.fetch(sql, *arguments)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+            except (
+                asyncpg.PostgresError,
+                asyncpg.InterfaceError,
+                asyncpg.InternalClientError,
+            ) as e:
                 if not (left and _is_passing(e)):
                     _convert_straight(e)
                     raise

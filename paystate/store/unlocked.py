@@ -156,7 +156,7 @@ async def apply(
         *_LINKS.values(links),
         len(rows),
         holder,
-        look.time_ms,
+        locked.time_ms,
         once=True,
     )
     if not found[0][4]:

@@ -531,7 +531,7 @@ async def test_databases_that_cannot_be_reached_are_told_apart(
     for url, found, mend in (
         (f"postgresql://a:b@127.0.0.1:{plain}/a?ssl=require", "TLS", "?sslmode="),
         (f"postgresql://a:b@127.0.0.1:{plain}/a?sslmode=require", "TLS", "?sslmode="),
-        (f"postgresql://a:b@127.0.0.1:{pooler}/a?ssl=disable", "pooler", "ignore_startup"),
+        (f"postgresql://a:b@127.0.0.1:{pooler}/a?ssl=disable", "pooler", "?pooler="),
         (f"postgresql://postgres@/nowhere?{host}", "no such database", "create it"),
         (f"postgresql://nobody:{MARK}-word@/postgres?{host}", "user or password", "pg_hba"),
         ("postgresql://a:b@127.0.0.1:1/a", "nobody answers", "DATABASE_URL"),
