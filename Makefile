@@ -52,7 +52,7 @@ prove-chance:
 
 prove-postgresql:
 	$(BIN)/python -W ignore -m tests.interleavings --database postgresql \
-	  --first-seed 1000000 --schedules $$((12000 / $(PORTION)))
+	  $(if $(filter 1,$(PORTION)),,--by-chance) --first-seed 1000000 --schedules $$((12000 / $(PORTION)))
 
 prove-removals:
 	for mechanism in token mark incarnation version open_event near forestall unsent prepared; do \
