@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
+
+import psutil
 
 MODULES = {"paystate-web": ("webhook_server", "PORT"), "paystate-worker": ("worker", "WORKER_PORT")}
 
@@ -31,11 +32,10 @@ def stop(unit: str, folder: Path) -> None:
         return
     pid = int(file.read_text())
     file.unlink()
-    os.kill(pid, signal.SIGTERM)
-    with contextlib.suppress(ProcessLookupError):
-        while True:  # it is no child of this process
-            os.kill(pid, 0)
-            time.sleep(0.02)
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        process.terminate()
+        process.wait()
 
 
 def start(unit: str, folder: Path) -> None:
@@ -54,7 +54,7 @@ def start(unit: str, folder: Path) -> None:
         with contextlib.suppress(OSError):
             urllib.request.urlopen(f"http://127.0.0.1:{given[port]}/healthz", timeout=5)
             return
-        time.sleep(0.02)
+        time.sleep(0.02)  # a port tells nobody that it is open
     raise SystemExit(f"{unit} does not start: {(folder / f'{unit}.log').read_text()[-2000:]}")
 
 
