@@ -23,7 +23,6 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 import hiredis
@@ -34,19 +33,17 @@ from paystate.backoff import delay_s
 from paystate.changes import Change, Cursor
 from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import CursorPruned, TransientError
+from paystate.heartbeat import SILENCE_S
 from paystate.keys import Entity, Keys
+from paystate.listeners import Listeners, Subscription
 from paystate.near import NearCache
 from paystate.observability import Metrics, logger
 
-__all__ = ["HEARTBEAT_S", "Feed", "Subscription", "beat"]
+__all__ = ["Feed", "replayed"]
 
 log = logger()
 
-HEARTBEAT_S = 2.0
-# Three heartbeats: one may be lost, and one may be late.
-SILENCE_S = 6.0
 POLL_S = 20.0
-QUEUE = 256
 # Versions remembered for dropping what is old. What is forgotten is delivered once more.
 REMEMBERED = 200_000
 
@@ -59,61 +56,6 @@ class Replay(Protocol):
 
     async def latest_cursor(self) -> Cursor:
         """Return the cursor of now."""
-
-
-async def beat(redis: CacheClient, keys: Keys, merchants: Iterable[str]) -> None:
-    """Publish a heartbeat on every merchant's channel, unless another process just has.
-
-    Raises what redis-py raises.
-    """
-    try:
-        mine = await redis.set(keys.beating, b"1", nx=True, px=int(HEARTBEAT_S * 900))
-    except REDIS_FAILURES:
-        # On a cluster only the one server that holds the key may be away, and news is heard by way
-        # of all the others. Each process beats for itself then.
-        mine = True
-    if not mine:
-        return
-    message = orjson.dumps({"heartbeat": True, "at": datetime.now(UTC).isoformat()})
-    async with redis.pipeline(transaction=False) as pipe:
-        for merchant in merchants:
-            pipe.publish(keys.all_changes(merchant), message)
-        await pipe.execute()
-
-
-class Subscription:
-    """One listener's queue. `lagged` says that it was full: what is in it is not all there was."""
-
-    def __init__(self, wanted: Callable[[Change], bool]) -> None:
-        self.wanted = wanted
-        self.lagged = False
-        self.closed = False
-        self._changes: asyncio.Queue[Change | None] = asyncio.Queue(QUEUE)
-
-    def offer(self, change: Change) -> None:
-        """Put a change into the queue, or mark the queue as lagged."""
-        if self.lagged or self.closed:
-            return
-        try:
-            self._changes.put_nowait(change)
-        except asyncio.QueueFull:
-            self.lagged = True
-
-    def close(self) -> None:
-        """End the listener's wait: there will be nothing more."""
-        self.closed = True
-        if not self._changes.full():
-            self._changes.put_nowait(None)
-
-    async def next(self, timeout_s: float) -> Change | None:
-        """Return the next change, or None after `timeout_s` without one, or at the end."""
-        if self.closed and self._changes.empty():
-            return None
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._changes.get()
-        except TimeoutError:
-            return None
 
 
 class Feed:
@@ -148,10 +90,8 @@ class Feed:
         self._sleep = sleep
         self._cursor: Cursor | None = None
         self._versions: OrderedDict[Entity, int] = OrderedDict()
-        self._by_entity: dict[Entity, set[Subscription]] = {}
-        self._wide: set[Subscription] = set()
+        self._listeners = Listeners()
         self._resync = asyncio.Event()
-        self._closed = False
         self.listening = asyncio.Event()
 
     @property
@@ -165,39 +105,25 @@ class Feed:
     # --- listeners ---
 
     @contextmanager
-    def subscribe(self, *, entity: Entity | None = None, merchant: str | None = None) -> Any:
+    def subscribe(
+        self, *, entity: Entity | None = None, merchant: str | None = None
+    ) -> Iterator[Subscription]:
         """Listen to one entity, or to a merchant's changes, or to all. Subscribe, then read."""
-        subscription = Subscription(
-            lambda change: merchant is None or change.entity.merchant == merchant
-        )
-        if self._closed:
-            subscription.close()
-        group = self._wide if entity is None else self._by_entity.setdefault(entity, set())
-        group.add(subscription)
-        self._metrics.subscribers.inc()
-        try:
-            yield subscription
-        finally:
-            self._metrics.subscribers.dec()
-            group.discard(subscription)
-            if entity is not None and not group:
-                self._by_entity.pop(entity, None)
+        with self._listeners.subscribe(entity, merchant) as subscription:
+            self._metrics.subscribers.inc()
+            try:
+                yield subscription
+            finally:
+                self._metrics.subscribers.dec()
 
     def close(self) -> None:
         """End every listener's wait, so that a stopping process is not held up by streams."""
-        self._closed = True
-        for group in (self._wide, *self._by_entity.values()):
-            for subscription in group:
-                subscription.close()
+        self._listeners.close()
 
     def _tell(self, change: Change) -> None:
         """Hand a change to whoever wants it, unless they have been told of as late a one."""
-        entity = change.entity
-        if not self._is_news(entity, change.version, change.previous_version):
-            return
-        for subscription in (*self._by_entity.get(entity, ()), *self._wide):
-            if subscription.wanted(change):
-                subscription.offer(change)
+        if self._is_news(change.entity, change.version, change.previous_version):
+            self._listeners.offer(change)
 
     def _is_news(self, entity: Entity, version: int, previous_version: int) -> bool:
         """Take note of a version; False if as late a one was known. Sees what was missed between.
@@ -287,7 +213,7 @@ class Feed:
             if "version" not in body:
                 return
             entity, version, previous_version = Change.what_of(body)
-            if self._wide or entity in self._by_entity:
+            if self._listeners.wanted(entity):
                 change = Change.from_json(body)
                 # Its own cursor says that it was committed, not that all before it was published.
                 # A client that goes on from here must be told whatever the wire has lost.
@@ -336,9 +262,7 @@ class Feed:
             except CursorPruned:
                 # Nobody can be told what was missed; everybody is, that something was.
                 self._cursor = await self._replay.latest_cursor()
-                for group in (self._wide, *self._by_entity.values()):
-                    for subscription in group:
-                        subscription.lagged = True
+                self._listeners.lag()
                 return
             for change in page.changes:
                 self._tell(change)

@@ -15,8 +15,9 @@ from aiohttp import web
 
 from paystate.changes import iso_utc
 from paystate.errors import LinkRefused, PaymentNotFound, TransientError
-from paystate.feed import Feed, Subscription
+from paystate.feed import Feed
 from paystate.links import Link, Links
+from paystate.listeners import Subscription
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.lookup import Lookups
 from paystate.shapes import Bounded, Moment, Version

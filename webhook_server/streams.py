@@ -14,8 +14,9 @@ import orjson
 from aiohttp import web
 
 from paystate.changes import Change, Cursor
-from paystate.feed import Feed, Subscription, replayed
+from paystate.feed import Feed, replayed
 from paystate.keys import Entity
+from paystate.listeners import Subscription
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.lookup import Lookups
 from paystate.store import Store

@@ -9,8 +9,8 @@ from aiohttp import web
 
 from paystate.audit import open_audit
 from paystate.cache.reports import Reporter
-from paystate.feed import HEARTBEAT_S, beat
 from paystate.health import health_routes
+from paystate.heartbeat import HEARTBEAT_S, beat
 from paystate.observability import logger
 from paystate.payments.retention import Pruner, Retention
 from paystate.process import listen, run_process

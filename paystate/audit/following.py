@@ -19,7 +19,7 @@ from paystate.audit.ledger import SCALES_S, Ledger
 from paystate.changes import Change
 from paystate.connections import CacheClient
 from paystate.errors import TransientError
-from paystate.feed import HEARTBEAT_S
+from paystate.heartbeat import HEARTBEAT_S
 from paystate.keys import Keys
 from paystate.observability import logger, place_of
 from paystate.status import is_terminal

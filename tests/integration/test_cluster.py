@@ -23,9 +23,9 @@ from paystate.cluster import ClusterClient, ClusterDegraded
 from paystate.cluster.nodes import NodeDown
 from paystate.connections import connect, connect_one
 from paystate.errors import CacheUnavailable, ProviderUnavailable
-from paystate.feed import beat
 from paystate.flutterwave.gate import Purpose
 from paystate.flutterwave.shared_gate import RedisGate
+from paystate.heartbeat import beat
 from paystate.keys import Entity, EntityKind, Keys
 from paystate.observability import Metrics
 from paystate.queue import open_queue

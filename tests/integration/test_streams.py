@@ -14,7 +14,8 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from paystate.changes import Cursor
-from paystate.feed import Feed, _at_hand, beat
+from paystate.feed import Feed, _at_hand
+from paystate.heartbeat import beat
 from paystate.keys import Entity
 from tests.conftest import Opener
 from tests.harness import TOKEN, World, new_id, open_world
