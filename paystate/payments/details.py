@@ -20,7 +20,7 @@ from paystate.shapes import Bounded, Money
 from paystate.state import Attempt
 from paystate.status import Status
 from paystate.store import Store
-from paystate.store.store import Stamp
+from paystate.store.known import Stamp
 from paystate.ttl import TtlPolicy
 from paystate.updates import OverlayJson
 

@@ -5,7 +5,8 @@ from paystate.store.claims import Claimed
 from paystate.store.folding import Decision, Settled
 from paystate.store.inbox import Ending, NewEvent, Recorded
 from paystate.store.looking import Look
-from paystate.store.store import RefusedDecision, Store, open_store
+from paystate.store.refusals import RefusedDecision
+from paystate.store.store import Store, open_store
 
 __all__ = [
     "Claimed",

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import asyncpg
-import orjson
-from sqlalchemy import func, select, text
+from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.changes import Cursor
 from paystate.errors import PaystateError, StoreUnavailable
 from paystate.keys import Entity
 from paystate.state import EntityState
-from paystate.store import changelog, claims, fresh, inbox, looking, rows, settle, unlocked
+from paystate.store import changelog, claims, fresh, inbox, known, looking, rows, settle, unlocked
 from paystate.store.changelog import Page
 from paystate.store.claims import InboxGauges
 from paystate.store.customers import Customers
@@ -27,41 +24,17 @@ from paystate.store.erasing import Erasing
 from paystate.store.expectations import Expectations
 from paystate.store.folding import Decision, Settled
 from paystate.store.inbox import NewEvent, Recorded
+from paystate.store.known import Details, Stamp
 from paystate.store.listings import Listings
 from paystate.store.looking import Look
 from paystate.store.operations import Operations
-from paystate.store.overlays import overlays_of
+from paystate.store.refusals import REFUSALS, RefusedDecision, bisect
 from paystate.store.sampling import Sampling
 from paystate.store.settle import BeforeCommit
-from paystate.store.tables import details, entities
-from paystate.store.tables import inbox as inbox_table
 from paystate.store.unsettled import Unsettled
 from paystate.updates import OverlayJson
 
-__all__ = ["Details", "RefusedDecision", "Stamp", "Store", "open_store"]
-
-# What one row can do to a statement: refused by the database, or not to be encoded for it.
-REFUSALS = (DBAPIError, ValueError, TypeError, OverflowError)
-
-T = TypeVar("T")
-R = TypeVar("R")
-
-
-@dataclass(frozen=True, slots=True)
-class Stamp:
-    """A payment's version, and a number that rises with what is kept of it beside its status."""
-
-    version: int
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
-class Details:
-    """What is known of a payment beside its status."""
-
-    stamp: Stamp
-    content: dict[str, Any]
-    overlays: list[OverlayJson]
+__all__ = ["Store", "open_store"]
 
 
 class Store:
@@ -122,7 +95,7 @@ class Store:
         results: list[Recorded | Exception] = []
         if rest:
             try:
-                results = await _bisect(attempt, rest)
+                results = await bisect(attempt, rest)
                 self._cautious = False
             except PaystateError as e:
                 if not done:
@@ -252,51 +225,22 @@ class Store:
 
     async def payment(self, entity: Entity) -> tuple[dict[str, Any], list[OverlayJson]]:
         """Return what is known of a payment beside its status, and its overlays."""
-        known = await self.details(entity)
-        return known.content, known.overlays
+        found = await self.details(entity)
+        return found.content, found.overlays
 
     async def details(self, entity: Entity) -> Details:
         """Return what is known of a payment beside its status, and its stamp, as of one moment."""
 
-        async def work(connection: AsyncConnection) -> Details:
-            content = (
-                await connection.execute(
-                    select(details.c.content).where(details.c.key == entity.row_key)
-                )
-            ).scalar_one_or_none()
-            return Details(
-                await _stamp(connection, entity),
-                orjson.loads(content) if content else {},
-                await overlays_of(connection, entity),
-            )
-
-        return await self._database.snapshot(work)
+        return await self._database.snapshot(lambda c: known.details_of(c, entity))
 
     async def stamp(self, entity: Entity) -> Stamp:
         """Return what tells whether something that was read of a payment is the latest still."""
-        return await self._database.read(lambda c: _stamp(c, entity))
+        return await self._database.read(lambda c: known.stamp_of(c, entity))
 
     async def history(self, entity: Entity) -> list[dict[str, Any]]:
         """Return the inbox rows of a payment, oldest first: what came and what became of it."""
 
-        async def work(connection: Any) -> list[dict[str, Any]]:
-            found = await connection.execute(
-                select(
-                    inbox_table.c.id,
-                    inbox_table.c.api,
-                    inbox_table.c.type,
-                    inbox_table.c.state,
-                    inbox_table.c.reason,
-                    inbox_table.c.attempts,
-                    inbox_table.c.received_ms,
-                    inbox_table.c.ended_ms,
-                )
-                .where(inbox_table.c.entity_key == entity.row_key)
-                .order_by(inbox_table.c.id)
-            )
-            return [dict(row) for row in found.mappings()]
-
-        return await self._database.read(work)
+        return await self._database.read(lambda c: known.history_of(c, entity))
 
     async def changes_after(
         self,
@@ -351,37 +295,6 @@ class Store:
             raise StoreUnavailable(
                 "database_not_migrated", "the tables are missing: run `paystate migrate`"
             ) from e
-
-
-async def _stamp(connection: AsyncConnection, entity: Entity) -> Stamp:
-    found = await connection.execute(
-        select(entities.c.version, func.coalesce(details.c.revision, 0))
-        .outerjoin(details, details.c.key == entities.c.key)
-        .where(entities.c.key == entity.row_key)
-    )
-    row = found.one_or_none()
-    return Stamp(row[0], row[1]) if row is not None else Stamp(0, 0)
-
-
-class RefusedDecision(Exception):
-    """The database refuses one decision, for a reason that another try does not mend."""
-
-    def __init__(self, decision: Decision, cause: Exception) -> None:
-        super().__init__(type(cause).__name__)
-        self.decision = decision
-
-
-async def _bisect(
-    attempt: Callable[[Sequence[T]], Awaitable[list[R]]], items: Sequence[T]
-) -> list[R | Exception]:
-    """Run `attempt` over `items`, halving what the database refuses until one item is left."""
-    try:
-        return list(await attempt(items))
-    except REFUSALS as e:
-        if len(items) == 1:
-            return [e]
-    half = len(items) // 2
-    return await _bisect(attempt, items[:half]) + await _bisect(attempt, items[half:])
 
 
 @asynccontextmanager
