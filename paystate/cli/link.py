@@ -8,8 +8,8 @@ from urllib.parse import urlencode
 import click
 
 from paystate.cli.client import Answer, Unreachable, request
-from paystate.cli.exits import Exit, Failure
-from paystate.cli.targets import Target, data_dir_option, find_target
+from paystate.cli.refusals import no_server, refused
+from paystate.cli.targets import data_dir_option, find_target
 
 __all__ = ["ask_for_link", "command"]
 
@@ -62,10 +62,10 @@ def command(
     try:
         answer = ask_for_link(target.url, target.token(token), asked, merchant)
     except Unreachable as e:
-        raise _unreachable(target, e) from e
+        raise no_server(target, e) from e
     made = answer.json()
     if answer.status != 201 or "url" not in made:
-        raise _explained(answer, payment)
+        raise refused(answer, payment, failed="made no link")
     click.echo(json.dumps(made) if as_json else made["url"])
 
 
@@ -80,27 +80,3 @@ def ask_for_link(
         headers={"Authorization": f"Bearer {token}".encode(), "Content-Type": "application/json"},
         body=json.dumps(asked).encode(),
     )
-
-
-def _unreachable(target: Target, error: Unreachable) -> Failure:
-    return Failure(
-        f"No server at {target.url} ({error}). Is it running? Start one with `paystate dev`, or "
-        "name another with --url.",
-        Exit.UNREACHABLE,
-    )
-
-
-def _explained(answer: Answer, payment: str) -> Failure:
-    said = f"\nIt said: {answer.detail}" if answer.detail else ""
-    if answer.status == 404 and answer.json():
-        return Failure(f"Nobody knows the payment {payment}.{said}", Exit.REFUSED)
-    if answer.status in (401, 403):
-        return Failure(
-            "The server refused the token. Set API_TOKENS as the server has it, or give --token.",
-            Exit.UNAUTHORISED,
-        )
-    if answer.status >= 500:
-        return Failure(f"The server made no link: HTTP {answer.status}.{said}", Exit.SERVER_ERROR)
-    if answer.status in (200, 201, 404):
-        return Failure("What answers there is not paystate: check --url.", Exit.SERVER_ERROR)
-    return Failure(f"The server refused the question: HTTP {answer.status}.{said}", Exit.USAGE)

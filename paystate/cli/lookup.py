@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 import click
 
 from paystate.cli.client import Answer, Unreachable, request
-from paystate.cli.exits import Exit, Failure
+from paystate.cli.refusals import no_server, refused
 from paystate.cli.targets import Target, data_dir_option, find_target
 
 __all__ = ["command"]
@@ -76,16 +76,12 @@ def command(
     try:
         answer = _ask(address, bearer, wait_s)
     except Unreachable as e:
-        raise Failure(
-            f"No server at {target.url} ({e}). Is it running? Start one with `paystate dev`, or "
-            "name another with --url.",
-            Exit.UNREACHABLE,
-        ) from e
+        raise no_server(target, e) from e
     found = answer.json()
     if as_json and found:
         click.echo(json.dumps(found))
     if answer.status != 200 or "status" not in found:
-        raise _explained(answer, payment)
+        raise refused(answer, payment, failed="could not answer")
     if not as_json:
         _show(found)
 
@@ -117,24 +113,6 @@ def _address(
     query = urlencode({name: value for name, value in asked.items() if value is not None})
     path = "/api/payments/status" if ref else f"/api/payments/{quote(payment, safe='')}/status"
     return target.url + path + (f"?{query}" if query else "")
-
-
-def _explained(answer: Answer, payment: str) -> Failure:
-    said = f"\nIt said: {answer.detail}" if answer.detail else ""
-    if answer.status == 404 and answer.json():
-        return Failure(f"Nobody knows the payment {payment}.{said}", Exit.REFUSED)
-    if answer.status in (401, 403):
-        return Failure(
-            "The server refused the token. Set API_TOKENS as the server has it, or give --token.",
-            Exit.UNAUTHORISED,
-        )
-    if answer.status >= 500:
-        return Failure(
-            f"The server could not answer: HTTP {answer.status}.{said}", Exit.SERVER_ERROR
-        )
-    if answer.status in (200, 404):
-        return Failure("What answers there is not paystate: check --url.", Exit.SERVER_ERROR)
-    return Failure(f"The server refused the question: HTTP {answer.status}.{said}", Exit.USAGE)
 
 
 def _show(found: dict[str, Any]) -> None:

@@ -15,6 +15,7 @@ import click
 
 from paystate.cli.client import Answer, Unreachable, request
 from paystate.cli.exits import Exit, Failure
+from paystate.cli.refusals import no_server
 from paystate.cli.samples import Sample, Shape, check_amount, provider_word, to_body
 from paystate.cli.targets import Target, data_dir_option, find_target
 from paystate.updates import Kind
@@ -216,11 +217,7 @@ def _post(address: str, headers: Mapping[str, str | bytes], body: bytes, target:
     try:
         answer: Answer = request("POST", address, headers=headers, body=body)
     except Unreachable as e:
-        raise Failure(
-            f"No server at {target.url} ({e}). Is it running? Start one with `paystate dev`, or "
-            "name another with --url.",
-            Exit.UNREACHABLE,
-        ) from e
+        raise no_server(target, e) from e
     return _Sent(answer.status, (time.perf_counter() - began) * 1000, answer.detail)
 
 
