@@ -34,7 +34,7 @@ class UnsettledEndpoint:
         return [web.get("/api/unsettled", self.unsettled)]
 
     async def unsettled(self, request: web.Request) -> web.Response:
-        """``GET /api/unsettled?merchant=&limit=``: counts of all, and what is flagged."""
+        """``GET /api/unsettled?merchant=&limit=``: counts, and what is flagged."""
         caller = self._access.caller(request)
         if not caller.operator:
             raise Refused(403, "operators_only", "this token may read statuses, not operate")

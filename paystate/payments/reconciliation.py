@@ -95,11 +95,11 @@ class Reconciliation:
 
 
 async def overview(store: Store, merchant: str | None, *, most: int) -> UnsettledJson:
-    """Return counts of all that is watched, and up to `most` that are flagged, the oldest first.
+    """Return counts of what is watched, and up to `most` that are flagged, the oldest first.
 
-    Raises StoreUnavailable.
+    Of one merchant or of all. Raises StoreUnavailable.
     """
-    standing = await store.unsettled.standing()
+    standing = await store.unsettled.standing(merchant)
     found = await store.unsettled.flagged(merchant, most=most)
     return {
         "watched": standing.rows,

@@ -220,8 +220,8 @@ class Unsettled:
 
         return await self._database.read(work)
 
-    async def standing(self) -> Standing:
-        """Return how much there is."""
+    async def standing(self, merchant: str | None = None) -> Standing:
+        """Return how much there is, of one merchant or of all."""
 
         async def work(connection: AsyncConnection) -> Standing:
             row = (
@@ -231,7 +231,7 @@ class Unsettled:
                         func.count().filter(unsettled.c.due_ms <= now_ms()),
                         func.count(unsettled.c.flagged_ms),
                         now_ms() - func.min(unsettled.c.first_ms),
-                    )
+                    ).where(*_where(Narrowed(merchant)))
                 )
             ).one()
             return Standing(row[0], row[1], row[2], max(0, row[3] or 0))

@@ -11,7 +11,7 @@ __all__ = ["OPERATIONS"]
 OPERATIONS = (
     Operation(
         "GET", "/api/unsettled", "What has been silent for long", "operators", "operate",
-        (Answer(200, "Counts of all that is watched, and what is flagged.", UnsettledJson),),
+        (Answer(200, "Counts of what is watched, and what is flagged.", UnsettledJson),),
         parameters=(
             *in_query("merchant"),
             Parameter("limit", "query", Number, "How many are listed, 500 at most. Default: 100."),
