@@ -397,6 +397,8 @@ async def test_each_is_told_its_own_by_every_route_and_no_key_is_both_s(two: Two
     assert {k: after.get(k) for k in mine if k not in foreign} == {
         k: keys[k] for k in mine if k not in foreign
     }
+    rates = {key.split(":")[3] for key in after if key.startswith("flw:v1:rate:")}
+    assert rates == {ours.name, theirs.name}
     for key, value in after.items():
         side = theirs if key.startswith(("flw:v1:merchant:shop:", "flw:v1:rate:shop:")) else ours
         assert side is theirs or key in keys, key

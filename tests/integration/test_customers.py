@@ -593,6 +593,26 @@ async def test_a_late_webhook_brings_nothing_back_and_a_new_payment_does(opener:
         assert (await world.get("/api/customers/8030/payments")).body["total"] == 1
 
 
+async def test_a_payment_under_way_at_the_erasure_does_not_bring_its_customer_back(
+    opener: Opener,
+) -> None:
+    """Whose it is, only Flutterwave's answer says, and that comes after the erasure."""
+    async with _shop(opener) as (world, sandbox):
+        who = replace(sandbox.sandbox.truth.customers[7], email="under.way@example.com")
+        await _paid(world, sandbox, who)
+        number = new_id()
+        made = make_payment(sandbox, number, "successful")
+        made.customer = who
+        told = {"id": number, "tx_ref": made.tx_ref, "amount": 1500.25, "status": "pending"}
+        await world.v3(bodies.v3_charge(**told, customer=None, card=None))
+        desk = open_desk(world.resources)
+        await desk.personal.erase(CustomerId("default", str(who.v3_id)), operator="test")
+        await world.settle()
+        assert (await world.status(number))["status"] == "successful"
+        assert (await world.get(f"/api/customers/{who.v3_id}")).reason == "customer_erased"
+        assert '"customer_id"' not in await _everything(world)
+
+
 async def test_an_answer_that_was_asked_for_before_the_erasure_is_turned_away(
     opener: Opener,
 ) -> None:
