@@ -126,7 +126,7 @@ async def test_the_commands_of_a_guide_do_what_it_says(
     }
     before = host.settings()
     environ = _environ(programs, PAYSTATE_ENV=str(host.file))
-    async with Shell(ROOT, environ) as shell:
+    async with Shell(tmp_path, environ) as shell:
         for step in steps(page, places):
             assert isinstance(step, Block)
             await shell.run(step)
