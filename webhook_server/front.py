@@ -147,7 +147,18 @@ class FrontHandler(web.RequestHandler):
     def _hand_over(self, data: bytes) -> None:
         self._asked = _after_first_line(data) if self._between else None
         self._between = False
-        super().data_received(data)
+        if self._close or self._force_close:
+            self._read_on(data)
+        else:
+            super().data_received(data)
+
+    def _read_on(self, data: bytes) -> None:
+        """Read the rest of a request under way: told to stop, aiohttp waits for it and drops it."""
+        closing = self._close, self._force_close
+        if self._task_handler is not None and not self._task_handler.done():
+            self._close = self._force_close = False
+            super().data_received(data)
+            self._close, self._force_close = closing
 
     def _answer(self, line: re.Match[bytes], data: bytes) -> bool:
         """Send the answer to a question, now or when it is found; False if none can be sent."""

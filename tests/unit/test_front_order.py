@@ -22,7 +22,7 @@ HANGS_S = 30
 # What aiohttp has no public name for. An upgrade that changes one of these must be looked at.
 PROTECTED = {
     "_buffer_paused", "_close", "_force_close", "_keepalive_timeout", "_loop",
-    "_next_keepalive_close_time", "_reading_paused",
+    "_next_keepalive_close_time", "_reading_paused", "_task_handler",
 }  # fmt: skip
 
 
@@ -119,8 +119,11 @@ async def _place() -> AsyncIterator[Place]:
     async def status(request: web.Request) -> web.StreamResponse:
         return Prepared(_made(request.match_info["id"]), "default")
 
+    async def said(request: web.Request) -> web.StreamResponse:
+        return web.Response(body=await request.read())
+
     app = web.Application(middlewares=[surround(metrics, admit=Access(()).admit, verbose=False)])
-    app.add_routes([web.get("/api/payments/{id}/status", status)])
+    app.add_routes([web.get("/api/payments/{id}/status", status), web.post("/said", said)])
     app[FRONT] = front
     runner = FrontRunner(app, access_log=None, handle_signals=False, shutdown_timeout=HANGS_S)
     await runner.setup()
@@ -232,6 +235,21 @@ async def test_a_question_under_way_is_answered_before_the_server_stops(place: P
     await _until(lambda: place.handler()._close)
     place.front.go_on.set()
     assert await caller.answer() == (200, {"id": "far"})
+    assert await caller.ended()
+    await stopping
+
+
+async def test_a_request_whose_body_is_on_its_way_is_answered_before_the_server_stops(
+    place: Place,
+) -> None:
+    caller = await place.caller()
+    caller.writer.write(b'POST /said HTTP/1.1\r\nHost: x\r\nContent-Length: 12\r\n\r\n{"id"')
+    await _until(lambda: place.handler()._request_in_progress)
+    stopping = asyncio.create_task(place.runner.cleanup())
+    await _until(lambda: place.handler()._force_close)
+    caller.writer.write(b": 7001}")
+    caller.ask("late")
+    assert await caller.answer() == (200, {"id": 7001})
     assert await caller.ended()
     await stopping
 
