@@ -246,21 +246,21 @@ class FlutterwaveClient:
         return next(update for update in attempts if update.status is status)
 
     def can_list(self, api: Api) -> bool:
-        """Say whether the list of charges of `api` can be asked for."""
+        """Say whether the lists of `api` can be asked for."""
         return self._credentials.has_v3 if api is Api.V3 else self._credentials.has_v4
 
     async def listed(
-        self, api: Api, since_ms: int, until_ms: int, page: int, *, purpose: Purpose
+        self, api: Api, kind: Kind, since_ms: int, until_ms: int, page: int, *, purpose: Purpose
     ) -> ListPage:
-        """Return a page (from 1) of the charges made from `since_ms` to `until_ms`, and around.
+        """Return a page (from 1) of what was made from `since_ms` to `until_ms`, and around.
 
         Times are ms since the epoch. Raises as `payment` does.
         """
         if not self.can_list(api):
             raise ProviderRejected("unverifiable", "there are no credentials")
-        path = list_path(api, since_ms, until_ms, page)
+        path = list_path(api, kind, since_ms, until_ms, page)
         get = self._get_v3 if api is Api.V3 else self._get_v4
-        return list_page(api, await get(path, purpose))
+        return list_page(api, kind, await get(path, purpose))
 
     async def _get_v3(self, path: str, purpose: Purpose) -> Answer:
         url = URL(self._credentials.base_url + path, encoded=True)

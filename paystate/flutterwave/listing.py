@@ -1,4 +1,4 @@
-"""The provider's own lists of payments: what to ask for, and what a page says.
+"""The provider's own lists of charges and of transfers: what to ask for, and what a page says.
 
 v3's list takes days, v4's moments. Neither says in which order it comes, so who reads one does not
 rely on any (see `ListPage.ordered`).
@@ -13,19 +13,37 @@ from urllib.parse import urlencode
 
 from paystate.errors import ProviderUnavailable
 from paystate.flutterwave.envelopes import v3_data, v4_data
-from paystate.flutterwave.objects import parse_v3_transaction, parse_v4_charge
+from paystate.flutterwave.objects import (
+    parse_v3_transaction,
+    parse_v3_transfer,
+    parse_v4_charge,
+    parse_v4_transfer,
+)
 from paystate.flutterwave.transport import Answer
-from paystate.updates import Api, PaymentUpdate
+from paystate.updates import Api, Kind, PaymentUpdate
 
 __all__ = ["ListPage", "list_page", "list_path", "made_ms"]
 
 # Whatever day it is where the provider counts days.
 _ZONES = timedelta(hours=14)
 
+_PATHS = {
+    (Api.V3, Kind.CHARGE): "/transactions",
+    (Api.V3, Kind.TRANSFER): "/transfers",
+    (Api.V4, Kind.CHARGE): "/charges",
+    (Api.V4, Kind.TRANSFER): "/transfers",
+}
+_PARSERS = {
+    (Api.V3, Kind.CHARGE): parse_v3_transaction,
+    (Api.V3, Kind.TRANSFER): parse_v3_transfer,
+    (Api.V4, Kind.CHARGE): parse_v4_charge,
+    (Api.V4, Kind.TRANSFER): parse_v4_transfer,
+}
+
 
 @dataclass(frozen=True, slots=True)
 class ListPage:
-    """Some charges of a list. `unreadable` counts objects without a usable id.
+    """Some payments of a list. `unreadable` counts objects without a usable id.
 
     `pages` is how many there are as far as the provider says, None if it does not.
     """
@@ -40,7 +58,7 @@ class ListPage:
         return not (self.updates or self.unreadable)
 
     def ordered(self, before_ms: int | None) -> int | None:
-        """Return when its last charge was made, if all go back in time from `before_ms` on.
+        """Return when its last payment was made, if all go back in time from `before_ms` on.
 
         None if they do not, or do not say. In ms since the epoch.
         """
@@ -53,14 +71,14 @@ class ListPage:
 
 
 def made_ms(update: PaymentUpdate) -> int | None:
-    """Return when a charge was made, in ms since the epoch, None if it does not say."""
+    """Return when a payment was made, in ms since the epoch, None if it does not say."""
     if update.created_at is None:
         return None
     return round(datetime.fromisoformat(update.created_at).timestamp() * 1000)
 
 
-def list_path(api: Api, since_ms: int, until_ms: int, page: int) -> str:
-    """Return path and query of a page (from 1) of the charges made from `since_ms` to `until_ms`.
+def list_path(api: Api, kind: Kind, since_ms: int, until_ms: int, page: int) -> str:
+    """Return path and query of a page (from 1) of what was made from `since_ms` to `until_ms`.
 
     Times are ms since the epoch.
     """
@@ -70,15 +88,15 @@ def list_path(api: Api, since_ms: int, until_ms: int, page: int) -> str:
             "from": (since - _ZONES).date().isoformat(),
             "to": (until + _ZONES).date().isoformat(),
         }
-        return "/transactions?" + urlencode({**days, "page": page})
+        return f"{_PATHS[api, kind]}?" + urlencode({**days, "page": page})
     moments = {
         "from": since.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "to": (until + timedelta(seconds=1)).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
-    return "/charges?" + urlencode({**moments, "page": page})
+    return f"{_PATHS[api, kind]}?" + urlencode({**moments, "page": page})
 
 
-def list_page(api: Api, answer: Answer) -> ListPage:
+def list_page(api: Api, kind: Kind, answer: Answer) -> ListPage:
     """Return what a page says. Raises as `v3_data` does."""
     body = answer.body
     items = body.get("data") if isinstance(body, dict) and answer.code < 400 else None
@@ -87,7 +105,7 @@ def list_page(api: Api, answer: Answer) -> ListPage:
         if (v3_data if api is Api.V3 else v4_data)(answer) is not None:
             raise ProviderUnavailable("unreadable", "an answer that is no list")
         items = []
-    parse = parse_v3_transaction if api is Api.V3 else parse_v4_charge
+    parse = _PARSERS[api, kind]
     found = [parse(item) if isinstance(item, dict) else None for item in items]
     updates = tuple(update for update in found if update is not None)
     return ListPage(updates, len(found) - len(updates), _pages(body))

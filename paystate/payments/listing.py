@@ -5,12 +5,14 @@ after each page, so that whoever comes next goes on there. What a list has and w
 in, and so is what is further than ours. What it calls pending is asked about by id from then on.
 
 A list that turns out to go back in time is left as soon as it has come to before the window; one
-that does not is read to its end.
+that does not is read to its end. Charges and transfers have lists of their own. An account that
+may not see its transfers is no reason to leave its charges alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.client import FlutterwaveClient
@@ -25,7 +27,7 @@ from paystate.payments.settling import Provider, Settler
 from paystate.status import is_terminal
 from paystate.store import Store
 from paystate.store.listings import Listing
-from paystate.updates import Api
+from paystate.updates import Api, Kind
 
 __all__ = ["Lister"]
 
@@ -36,6 +38,22 @@ CLAIM_MS = 60_000
 OVERLAP_MS = 2 * 60 * 1000
 # Of one list in one pass: the rest of the budget is for questions.
 MOST_PAGES = 50
+
+
+class _Which(NamedTuple):
+    """One of a merchant's lists. `name` is kept in the database, as that of how far it was read."""
+
+    name: str
+    api: Api
+    kind: Kind
+
+
+_LISTS = (
+    _Which("v3", Api.V3, Kind.CHARGE),
+    _Which("v3:transfer", Api.V3, Kind.TRANSFER),
+    _Which("v4", Api.V4, Kind.CHARGE),
+    _Which("v4:transfer", Api.V4, Kind.TRANSFER),
+)
 
 
 class Lister:
@@ -80,35 +98,40 @@ class Lister:
         for name, provider in tuple(self._providers.items()):  # merchants come and go
             if merchant not in (None, name):
                 continue
-            for api in (Api.V3, Api.V4):
-                if name in report.put_off or not provider.client.can_list(api):
+            for which in _LISTS:
+                if name in report.put_off or not provider.client.can_list(which.api):
                     continue
                 listing = await self._store.listings.claim(
-                    name, api.value, claim_ms=CLAIM_MS, back_ms=self._back_ms,
+                    name, which.name, claim_ms=CLAIM_MS, back_ms=self._back_ms,
                     overlap_ms=OVERLAP_MS, lag_ms=self._lag_ms, now=now,
                 )  # fmt: skip
                 if listing is not None:
-                    await self._window(report, name, api, provider.client, listing, told)
+                    await self._window(report, name, which, provider.client, listing, told)
 
     async def _window(
         self,
         report: Report,
         merchant: str,
-        api: Api,
+        which: _Which,
         client: FlutterwaveClient,
         listing: Listing,
         told: Callable[[Report], None],
     ) -> None:
         page, oldest_ms, ordered = listing.page, None, listing.page == 1
+        again_ms, before = 0, None
         for _ in range(MOST_PAGES):
             try:
                 found = await client.listed(
-                    api, listing.since_ms, listing.until_ms, page, purpose=Purpose.RECONCILE
-                )
+                    which.api, which.kind, listing.since_ms, listing.until_ms, page,
+                    purpose=Purpose.RECONCILE,
+                )  # fmt: skip
             except (ProviderUnavailable, ProviderRejected) as e:
                 self._metrics.provider_calls.labels(Purpose.RECONCILE, e.reason).inc()
-                log.info("list_put_off", api=api.value, page=page, reason=e.reason)
-                report.put_off[merchant] = e.reason
+                log.info("list_put_off", list=which.name, page=page, reason=e.reason)
+                if which.kind is Kind.TRANSFER and isinstance(e, ProviderRejected):
+                    again_ms = self._every_ms
+                else:
+                    report.put_off[merchant] = e.reason
                 break
             self._metrics.provider_calls.labels(Purpose.RECONCILE, "found").inc()
             await self._bring_in(report, merchant, found, listing.until_ms)
@@ -116,12 +139,15 @@ class Lister:
             oldest_ms = found.ordered(oldest_ms) if ordered else None
             ordered = oldest_ms is not None
             last = found.is_empty or (found.pages is not None and page >= found.pages)
+            # One that gives the same page whatever is asked for has no other.
+            last = last or found.updates == before
+            before = found.updates
             if last or (oldest_ms is not None and oldest_ms < listing.since_ms):
                 await self._store.listings.end(listing, every_ms=self._every_ms)
                 return
             page += 1
             await self._store.listings.turn_page(listing, page, claim_ms=CLAIM_MS)
-        await self._store.listings.turn_page(listing, page, claim_ms=0)
+        await self._store.listings.turn_page(listing, page, claim_ms=again_ms)
 
     async def _bring_in(self, report: Report, merchant: str, page: ListPage, until_ms: int) -> None:
         report.pages += 1

@@ -84,9 +84,9 @@ class Watching:
     reconcile_list_every_s: int = setting(
         "RECONCILE_LIST_EVERY_S",
         300,
-        "Seconds between two readings of each merchant's list of transactions, which finds "
-        "payments of which no webhook ever came. A reading costs a call for every ten payments or "
-        "so that were made since the last, and one at least.",
+        "Seconds between two readings of each merchant's lists, of charges and of transfers, which "
+        "find payments of which no webhook ever came. A reading costs a call for every ten "
+        "payments or so that were made since the last, and one for each list at least.",
         parse=whole(10, 86_400),
     )
     reconcile_list_back_s: int = setting(

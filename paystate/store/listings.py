@@ -1,4 +1,4 @@
-"""How far the provider's own lists have been read: one row for each merchant and API.
+"""How far the provider's own lists have been read: one row for each of a merchant's lists.
 
 A list is read in windows of time, and a window page by page. Both stand here, so that whoever comes
 next goes on where the last one stopped. A list is claimed for as long as somebody reads it; who
@@ -21,7 +21,7 @@ __all__ = ["Listing", "Listings"]
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """One merchant's list at one API, claimed: payments made from `since_ms` to `until_ms`.
+    """One of a merchant's lists, claimed: payments made from `since_ms` to `until_ms`.
 
     `page` is the next to read.
     """
@@ -41,7 +41,7 @@ class Listings:
     async def claim(
         self,
         merchant: str,
-        api: str,
+        name: str,
         *,
         claim_ms: int,
         back_ms: int,
@@ -49,7 +49,7 @@ class Listings:
         lag_ms: int,
         now: bool = False,
     ) -> Listing | None:
-        """Take one merchant's list at one API, None if it is not due or somebody has it.
+        """Take a merchant's list of that name, None if it is not due or somebody has it.
 
         A window ends `lag_ms` ago. The first begins `back_ms` before that, each later one
         `overlap_ms` before the end of the one before. A window that was begun is gone on with.
@@ -57,7 +57,7 @@ class Listings:
         """
 
         async def work(connection: AsyncConnection) -> Listing | None:
-            key = f"{merchant}:{api}"
+            key = f"{merchant}:{name}"
             await connection.execute(_MAKE[self._database.dialect], {
                 "key": key, "merchant": merchant, "back": back_ms + lag_ms,
             })  # fmt: skip

@@ -15,6 +15,7 @@ from typing import Any
 
 import orjson
 import pytest
+from aiohttp import web
 from click.testing import CliRunner
 
 from bench.topologies import Cluster
@@ -31,6 +32,7 @@ from paystate.updates import Api, Kind, PaymentUpdate
 from tests.conftest import Opener
 from tests.harness import World, new_id, open_provider, open_world, provider_settings
 from tests.integration.test_expected import nothing_wrong, payment, reference, register, rows
+from tests.integration.test_provider import provider
 from tests.unit import bodies
 
 HOUR_MS = 3_600_000
@@ -97,7 +99,7 @@ async def test_payments_whose_webhooks_were_all_lost_are_successful_after_one_pa
         for number in numbers:
             paid(sandbox, number)
         report = await world.resources.reconciliation.round()
-        assert (report.pages, report.listed, report.found_in_lists) == (6, 42, 42)
+        assert (report.pages, report.listed, report.found_in_lists) == (6 + 2, 42, 42)
         for number in (numbers[0], numbers[20], numbers[21], numbers[-1]):
             entity = Entity("default", payment(0).kind, str(number))
             state = (await world.resources.store.states([entity]))[entity]
@@ -106,6 +108,32 @@ async def test_payments_whose_webhooks_were_all_lost_are_successful_after_one_pa
         assert (await world.reference(f"ref-{numbers[7]}"))["status"] == "successful"
         again = await world.resources.reconciliation.round(Narrowed(due=False))
         assert (again.pages > 0, again.found_in_lists, again.asked) == (True, 0, 0)
+        await nothing_wrong(world)
+
+
+@pytest.mark.parametrize("form", [Form.V3, Form.V4])
+async def test_a_transfer_whose_webhook_was_lost_is_found_and_looked_up_like_a_payment(
+    on_sqlite: Opener, form: Form
+) -> None:
+    """Also one that has the id of a charge, and one whose end came after it was listed."""
+    async with open_provider() as sandbox, open_world(on_sqlite, **at_once(sandbox)) as world:
+        number, late = (new_id() if form is Form.V3 else f"trf_lost{new_id()}" for _ in range(2))
+        paid(sandbox, number, "failed", tx_ref="shared")
+        paid(sandbox, number, kind=Kind.TRANSFER, form=form, tx_ref="shared")
+        pending = paid(sandbox, late, "pending", kind=Kind.TRANSFER, form=form)
+        assert (await world.resources.reconciliation.round()).found_in_lists == 3
+        shown = await world.status(number, "?kind=transfer")
+        assert (shown["status"], shown["kind"], shown["fresh"]) == ("successful", "transfer", True)
+        assert (await world.status(number))["status"] == "failed"  # a bare id is the charge
+        details = (await world.get(f"/api/payments/{number}?kind=transfer")).body
+        assert (details["amount"], details["currency"]) == ("1500.25", "NGN")
+        # A transfer's reference and a customer's are names in different spaces.
+        assert (await world.reference("shared"))["status"] == "failed"
+        assert (await world.status(late))["status"] == "pending"
+        sandbox.sandbox.settle(pending, "successful", announce=False)
+        await world.age("unsettled", "due_ms", HOUR_MS)
+        assert (await ask(world)).found == 1
+        assert (await world.status(late))["status"] == "successful"
         await nothing_wrong(world)
 
 
@@ -310,7 +338,7 @@ async def test_a_list_goes_on_where_it_was_left(open_process: Opener) -> None:
         await world.resources.redis.flushall()  # the cool-off is over
         other = await open_process(**at_once(sandbox))
         rest = await other.reconciliation.round(checks=False)
-        assert (rest.pages, rest.found_in_lists) == (3 + 1, 25)  # and v4's, which is empty
+        assert (rest.pages, rest.found_in_lists) == (3 + 3, 25)  # and the others, which are empty
         assert (await other.reconciliation.round(checks=False)).pages == 0  # not due again yet
 
 
@@ -409,11 +437,11 @@ async def test_without_credentials_nothing_is_asked_and_silence_is_said_all_the_
 
 
 async def test_the_reconciler_with_its_cache_on_a_cluster(
-    sqlite_url: str, cluster: Cluster, valkey_url: str
+    postgres_url: str, cluster: Cluster, valkey_url: str
 ) -> None:
     async with AsyncExitStack() as stack:
         sandbox = await stack.enter_async_context(open_provider())
-        opener = Opener(stack, sqlite_url, cluster.url)
+        opener = Opener(stack, postgres_url, cluster.url)
         settings = at_once(sandbox, QUEUE_URL=valkey_url)
         world = await stack.enter_async_context(open_world(opener, **settings))
         numbers = [new_id() for _ in range(6)]
@@ -421,7 +449,11 @@ async def test_the_reconciler_with_its_cache_on_a_cluster(
             paid(sandbox, number)
             await register(world, f"ref-{number}")
             await world.reference(f"ref-{number}")
-        assert (await ask(world)).found == 6
+        lost = new_id()
+        paid(sandbox, lost, kind=Kind.TRANSFER)
+        report = await world.resources.reconciliation.round()
+        assert (report.found, report.found_in_lists) == (0, 7)
+        assert (await world.status(lost))["kind"] == "transfer"
         for number in numbers:
             assert (await world.reference(f"ref-{number}"))["status"] == "successful"
         await nothing_wrong(world)
@@ -490,10 +522,10 @@ def test_a_list_counts_as_going_back_in_time_only_as_far_as_it_was_seen_to() -> 
 def test_v3_is_asked_for_days_and_v4_for_moments() -> None:
     """Whatever day it is where the provider counts them."""
     since, until = 1767225600000, 1767225600000 + 3 * HOUR_MS
-    assert list_path(Api.V3, since, until, 2) == (
+    assert list_path(Api.V3, Kind.CHARGE, since, until, 2) == (
         "/transactions?from=2025-12-31&to=2026-01-01&page=2"
     )
-    assert list_path(Api.V4, since, until, 1) == (
+    assert list_path(Api.V4, Kind.CHARGE, since, until, 1) == (
         "/charges?from=2026-01-01T00%3A00%3A00Z&to=2026-01-01T03%3A00%3A01Z&page=1"
     )
 
@@ -506,11 +538,43 @@ async def test_a_list_that_goes_back_in_time_is_left_before_the_window(on_sqlite
         for _ in range(25):
             paid(sandbox, new_id())
         sandbox.sandbox.clock = clock
-        assert (await world.resources.reconciliation.round()).pages == 3 + 1
+        assert (await world.resources.reconciliation.round()).pages == 3 + 3
         paid(sandbox, new_id())
         await world.age("listings", "due_ms", HOUR_MS)
         report = await world.resources.reconciliation.round()
-        assert (report.pages, report.found_in_lists) == (1 + 1, 1)
+        assert (report.pages, report.found_in_lists) == (1 + 3, 1)
+
+
+async def test_an_account_that_may_not_see_its_transfers_has_its_charges_read_all_the_same(
+    on_sqlite: Opener,
+) -> None:
+    """And it is not asked for them again in the next pass, but when the list is due."""
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.path)
+        if request.path == "/transfers":
+            return web.json_response({"status": "error", "message": "Forbidden"}, status=403)
+        # One page, whichever is asked for, of a list that says nothing of its length.
+        body = bodies.v3_charge(id=531_904_400, created_at=None)["data"]
+        return web.Response(
+            body=bodies.encode({"status": "success", "data": [body]}),
+            content_type="application/json",
+        )
+
+    async with (
+        provider(answer) as url,
+        open_world(on_sqlite, FLW_BASE_URL=url, FLW_SECRET_KEY="k", RECONCILE_AFTER_S="0") as world,
+    ):
+        report = await world.resources.reconciliation.round(checks=False)
+        assert (report.put_off, report.pages, report.found_in_lists) == ({}, 2, 1)
+        assert asked == ["/transactions", "/transactions", "/transfers"]
+        await world.resources.reconciliation.round(checks=False)
+        assert len(asked) == 3
+        for column in ("due_ms", "claimed_until_ms"):
+            await world.age("listings", column, HOUR_MS)
+        await world.resources.reconciliation.round(checks=False)
+        assert asked[3:] == ["/transactions", "/transactions", "/transfers"]
 
 
 async def test_what_is_young_is_left_to_its_webhook(on_sqlite: Opener) -> None:

@@ -32,12 +32,20 @@ async def _by_reference(request: web.Request) -> web.Response:
 
 
 async def _charges(request: web.Request) -> web.Response:
-    truth, reference = request.app[SANDBOX].truth, request.query.get("tx_ref")
+    return _list(request, Kind.CHARGE, "tx_ref")
+
+
+async def _transfers(request: web.Request) -> web.Response:
+    return _list(request, Kind.TRANSFER, "reference")
+
+
+def _list(request: web.Request, kind: Kind, named: str) -> web.Response:
+    truth, reference = request.app[SANDBOX].truth, request.query.get(named)
     candidates = truth.attempts(reference) if reference else truth
-    of_v3 = (p for p in candidates if p.kind is Kind.CHARGE and p.form is not Form.V4)
+    of_v3 = (p for p in candidates if p.kind is kind and p.form is not Form.V4)
     found = matching(of_v3, request.query)
     page = page_of(found, request.query, size=PAGE_SIZE, most=MOST_ON_A_PAGE)
-    return web.json_response(bodies.v3_list_answer(page))
+    return web.json_response(bodies.v3_list_answer(kind, page))
 
 
 async def _resend(request: web.Request) -> web.Response:
@@ -67,6 +75,7 @@ ROUTES = [
     web.get("/v3/transactions/verify_by_reference", _by_reference),
     web.get("/v3/transactions/{id}/verify", _charge),
     web.post("/v3/transactions/{id}/resend-hook", _resend),
+    web.get("/v3/transfers", _transfers),
     web.get("/v3/transfers/{id}", _transfer),
     web.get("/v3/refunds/{id}", _refund),
 ]

@@ -24,12 +24,20 @@ async def _charge(request: web.Request) -> web.Response:
 
 
 async def _charges(request: web.Request) -> web.Response:
+    return _list(request, Kind.CHARGE)
+
+
+async def _transfers(request: web.Request) -> web.Response:
+    return _list(request, Kind.TRANSFER)
+
+
+def _list(request: web.Request, kind: Kind) -> web.Response:
     truth, reference = request.app[SANDBOX].truth, request.query.get("reference")
     candidates = truth.attempts(reference) if reference else truth
-    of_v4 = (p for p in candidates if p.kind is Kind.CHARGE and p.form is Form.V4)
+    of_v4 = (p for p in candidates if p.kind is kind and p.form is Form.V4)
     found = matching(of_v4, request.query)
     page = page_of(found, request.query, size=PAGE_SIZE, most=MOST_ON_A_PAGE)
-    return web.json_response(bodies.v4_list_answer(page))
+    return web.json_response(bodies.v4_list_answer(kind, page))
 
 
 async def _transfer(request: web.Request) -> web.Response:
@@ -76,6 +84,7 @@ async def _token(request: web.Request) -> web.Response:
 ROUTES = [
     web.get("/v4/charges", _charges),
     web.get("/v4/charges/{id}", _charge),
+    web.get("/v4/transfers", _transfers),
     web.get("/v4/transfers/{id}", _transfer),
     web.get("/v4/refunds/{id}", _refund),
     web.get("/v4/customers", _customers),

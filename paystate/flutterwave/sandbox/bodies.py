@@ -119,14 +119,18 @@ def v4_transfer_answer(payment: Payment) -> Body:
     return _envelope("Transfer fetched", bodies_v4.transfer(payment))
 
 
-def v3_list_answer(page: Page[Payment]) -> Body:
-    """Return one page of ``/v3/transactions``, where ids are strings."""
+def v3_list_answer(kind: Kind, page: Page[Payment]) -> Body:
+    """Return one page of ``/v3/transactions``, where ids are strings, or of ``/v3/transfers``."""
+    if kind is Kind.TRANSFER:
+        return _listed("Transfers fetched", [bodies_v3.transfer(p) for p in page.items], page)
     shown = [bodies_v3.charge(p) | {"id": str(p.id)} for p in page.items]
     return _listed("Transactions fetched", shown, page)
 
 
-def v4_list_answer(page: Page[Payment]) -> Body:
-    """Return one page of ``/v4/charges``."""
+def v4_list_answer(kind: Kind, page: Page[Payment]) -> Body:
+    """Return one page of ``/v4/charges`` or of ``/v4/transfers``."""
+    if kind is Kind.TRANSFER:
+        return _listed("Transfers fetched", [bodies_v4.transfer(p) for p in page.items], page)
     return _listed("Charges fetched", [bodies_v4.charge_resource(p) for p in page.items], page)
 
 
