@@ -10,6 +10,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ from paystate.observability import Metrics
 from paystate.resources import Resources, open_resources
 from paystate.settings import Role, Settings, load
 from paystate.store import Store, open_store
-from paystate.store.migrate import upgrade_async
+from paystate.store.migrate import upgrade
 from tests.hostile.remains import secrets_in
 from tests.servers import OwnValkey, Postgres, free_port
 
@@ -122,6 +123,15 @@ def _postgres() -> Iterator[Postgres]:
     server.close()
 
 
+@pytest.fixture(scope="session")
+def _sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("template") / "paystate.db"
+    with ThreadPoolExecutor(1) as thread:  # there may be an event loop in this one
+        thread.submit(upgrade, f"sqlite:///{file}").result()
+    assert not file.with_name("paystate.db-wal").exists(), "not all of it is in the file"
+    return file
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 async def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of a migrated, empty database; each test that asks for it runs on both."""
@@ -142,11 +152,13 @@ async def postgres_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 async def _database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if kind == "sqlite":
-        url = f"sqlite:///{tmp_path / f'paystate{next(_numbers)}.db'}"
-        await upgrade_async(url)
-        return url
+        file = tmp_path / f"paystate{next(_numbers)}.db"
+        shutil.copy(request.getfixturevalue("_sqlite_template"), file)
+        return f"sqlite:///{file}"
     server: Postgres = request.getfixturevalue("_postgres")
-    return server.create_database(f"test{next(_numbers)}")
+    url = await server.take_database()
+    request.addfinalizer(lambda: server.give_back(url))
+    return url
 
 
 @pytest.fixture

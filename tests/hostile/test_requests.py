@@ -24,6 +24,13 @@ _TABLES = ("inbox", "entities", "details", "overlays", "changes")
 
 # An id or a reference is one segment: whatever was in it, no key has another shape.
 _KEY = re.compile(rb"flw:v1:(?:tx|transfer|ref):[A-Za-z0-9._~%-]+:(?:hash|asked)")
+# What may be kept of the one payment that is known: its details, and that it is asked for.
+_WANTED = b"flw:v1:reconcile:wanted"
+_OF_KNOWN = {
+    _WANTED,
+    *(f"flw:v1:tx:{KNOWN_ID}:{document}".encode() for document in ("details", "verification")),
+}
+_KNOWN = {f"charge:default:{KNOWN_ID}".encode(), f"ref:default:{KNOWN_REF}".encode()}
 _JOBS = re.compile(rb"flw:v1:queue|arq:job:settle:[0-9a-f:]+")
 
 
@@ -112,7 +119,11 @@ async def test_no_request_is_answered_with_a_5xx_or_leaves_a_row(
     refused = _is_refusal(reply, has_body=not raw.startswith(b"HEAD "))
     assert (await kept.rows(), await kept.versions()) == before
     new = await kept.keys() - keys
-    assert all(_KEY.fullmatch(key) for key in new), new
+    assert all(_KEY.fullmatch(key) for key in new - _OF_KNOWN), new
+    assert set(await redis.zrange(_WANTED, 0, -1)) <= {
+        f"charge:default:{KNOWN_ID}".encode(),
+        f"ref:default:{KNOWN_REF}".encode(),
+    }
     assert await _expiring(redis, new)
     if refused and reply.status != 404:
         assert new == set()

@@ -91,17 +91,20 @@ async function poll() {
   polling = mine;
   const until = Date.now() + STREAM_AGAIN_MS;
   let again = FIRST_AGAIN_MS;
+  let heard = false; // until then it asks without waiting: whoever looks should see that it is live
   while (polling === mine && Date.now() < until) {
     try {
-      const wait = version < 0 ? "" : `?wait=${WAIT_S}&after_version=${version}`;
+      const wait = version < 0 || !heard ? "" : `?wait=${WAIT_S}&after_version=${version}`;
       const answer = await fetch(`${here}/status${wait}`, { signal: mine.signal, cache: "no-store" });
       if (answer.status === 410) return void expire();
       if (answer.status === 403) { stop(); show("invalid"); return void told(false); }
       if (!answer.ok) throw new Error(`HTTP ${answer.status}`);
       apply(await answer.json());
       again = FIRST_AGAIN_MS;
+      heard = true;
     } catch (error) {
       if (polling !== mine) return;
+      heard = false;
       told(false);
       await new Promise((wake) => setTimeout(wake, again));
       again = Math.min(again * 2, MOST_AGAIN_MS);
