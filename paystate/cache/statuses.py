@@ -36,6 +36,9 @@ log = logger()
 # What a floor must outlive is a reader on its way from the database to its fill; leases and tokens
 # guard the rest. Far longer than any read takes, and small.
 FLOOR_MS = 300_000
+# A `successful` entry of the version before is not needed for longer: a job ends after 15 s, and a
+# commit that came later than that could be followed by a reader who fills what it read before.
+OVERTAKEN_MS = 30_000
 # Entities of which this process remembers that they need a proof; when it is more, it forgets all.
 UNSETTLED = 100_000
 _FIELDS = ["status", "version", "at", "link"]
@@ -238,7 +241,7 @@ class StatusCache:
     async def mark(self, states: Sequence[EntityState]) -> None:
         """Invalidate what is older than `states`. Raises CacheUnavailable if that is not sure."""
         await self._write("mark", [
-            (MARK, self._keys.hash(state.entity), (state.version, FLOOR_MS))
+            (MARK, self._keys.hash(state.entity), (state.version, FLOOR_MS, OVERTAKEN_MS))
             for state in latest(states)
         ])  # fmt: skip
 
@@ -251,7 +254,7 @@ class StatusCache:
         await self._write("mark", [
             self._put_call(state, change)
             if (change := news.get((state.entity, state.version)))
-            else (MARK, self._keys.hash(state.entity), (state.version, FLOOR_MS))
+            else (MARK, self._keys.hash(state.entity), (state.version, FLOOR_MS, OVERTAKEN_MS))
             for state in latest(states)
         ])  # fmt: skip
 

@@ -588,12 +588,29 @@ async def test_a_mark_keeps_its_floor_for_five_minutes(cache: StatusCache) -> No
     assert is_about(await kept_s(cache._redis), 300)
 
 
-@pytest.mark.parametrize("status", [S, F])
-async def test_a_mark_never_shortens_the_time(cache: StatusCache, status: Status) -> None:
+async def test_a_mark_never_shortens_the_time_of_a_floor(cache: StatusCache) -> None:
     """A longer time that runs already goes on, also under a put of what is not final."""
-    await cache.put([row(status, 1)], [])
+    await cache.put([row(F, 1)], [])
     await cache.mark([row(PE, 2)])
     await cache.put([row(PE, 3)], [])
+    assert is_about(await kept_s(cache._redis), 86_400)
+
+
+async def test_a_successful_entry_that_is_overtaken_is_kept_until_the_next_is_written_through(
+    cache: StatusCache,
+) -> None:
+    """Half a minute: then whoever was to do that has died. However often that is marked."""
+    await cache.put([row(S, 1)], [])
+    await cache.mark([row(S, 1)])
+    assert is_about(await kept_s(cache._redis), 86_400)
+    await cache.mark([row(S, 2)])
+    assert is_about(await kept_s(cache._redis), 30)
+    await cache._redis.pexpire(HASH, 20_000)
+    for version in (2, 1):
+        await cache.mark([row(S, version)])
+    await cache.put([row(PE, 3)], [])
+    assert is_about(await kept_s(cache._redis), 20)
+    await cache.put([row(S, 2)], [])
     assert is_about(await kept_s(cache._redis), 86_400)
 
 

@@ -102,6 +102,29 @@ async def test_refunds_of_more_than_was_paid_are_shown_and_flagged(on_sqlite: Op
         assert await _sums(world, number) == ("1200", "0", flags)
 
 
+async def test_whoever_dies_before_it_writes_a_refund_through_leaves_an_entry_that_runs_out(
+    open_process: Opener,
+) -> None:
+    """After half a minute; and sooner for whoever has heard of the new version."""
+    async with open_world(open_process) as world:
+        number = new_id()
+        before = await _paid(world, number)
+        key = world.resources.keys.hash(Entity("default", EntityKind.CHARGE, str(number)))
+        teller = world.resources.settler._teller
+
+        async def die(_settled: Any) -> None:
+            raise RuntimeError("killed between the commit and the cache")
+
+        teller.tell = die  # type: ignore[method-assign]
+        with pytest.raises(RuntimeError, match="killed"):
+            await _refund(world, number, 1, "completed-momo")
+        assert await world.resources.redis.pttl(key) <= 30_000
+        version = before["version"] + 1
+        assert (await world.get(f"/api/payments/{number}")).body["version"] == version
+        shown = await world.status(number, f"?min_version={version}")
+        assert (shown["version"], shown["source"]) == (version, "cache")
+
+
 async def test_a_reversal_leaves_its_transfer_successful(on_sqlite: Opener) -> None:
     async with open_world(on_sqlite) as world:
         number = f"trf_{new_id()}"

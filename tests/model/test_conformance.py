@@ -68,7 +68,7 @@ class Server:
         await run(self.redis, [(FILL, KEY, arguments)])
 
     async def mark(self, version: int) -> None:
-        await run(self.redis, [(MARK, KEY, (version, TTL_MS))])
+        await run(self.redis, [(MARK, KEY, (version, TTL_MS, TTL_MS))])
 
     async def put(self, version: int, shown: int) -> None:
         arguments = (WORDS[shown].value, version, 1, "", TTL_MS, "", "a", "b")
