@@ -22,7 +22,7 @@ from paystate.flutterwave import fields
 from paystate.flutterwave.calls import Calls
 from paystate.flutterwave.envelopes import data_items, parsed, total_pages, v3_data, v4_data
 from paystate.flutterwave.gate import Gate, Purpose
-from paystate.flutterwave.listing import ListPage, list_page, list_path
+from paystate.flutterwave.listing import ListPage, Lists, list_page, list_path
 from paystate.flutterwave.oauth import TokenSource
 from paystate.flutterwave.objects import parse_refund
 from paystate.flutterwave.payloads import (
@@ -250,7 +250,7 @@ class FlutterwaveClient:
         return self._credentials.has_v3 if api is Api.V3 else self._credentials.has_v4
 
     async def listed(
-        self, api: Api, kind: Kind, since_ms: int, until_ms: int, page: int, *, purpose: Purpose
+        self, api: Api, which: Lists, since_ms: int, until_ms: int, page: int, *, purpose: Purpose
     ) -> ListPage:
         """Return a page (from 1) of what was made from `since_ms` to `until_ms`, and around.
 
@@ -258,9 +258,9 @@ class FlutterwaveClient:
         """
         if not self.can_list(api):
             raise ProviderRejected("unverifiable", "there are no credentials")
-        path = list_path(api, kind, since_ms, until_ms, page)
+        path = list_path(api, which, since_ms, until_ms, page)
         get = self._get_v3 if api is Api.V3 else self._get_v4
-        return list_page(api, kind, await get(path, purpose))
+        return list_page(api, which, await get(path, purpose))
 
     async def _get_v3(self, path: str, purpose: Purpose) -> Answer:
         url = URL(self._credentials.base_url + path, encoded=True)

@@ -16,6 +16,7 @@ from paystate.status import from_provider
 from paystate.updates import Card, Kind, Overlay, OverlayStatus, OverlayType, PaymentUpdate
 
 __all__ = [
+    "parse_chargeback",
     "parse_refund",
     "parse_reversal",
     "parse_v3_transaction",
@@ -35,6 +36,16 @@ _REFUND_WORDS = {
     "failed": OverlayStatus.FAILED,
     "succeeded": OverlayStatus.COMPLETED,
     "successful": OverlayStatus.COMPLETED,
+}
+
+# Declined is the merchant's word: it has sent its proof, and the bank has yet to say.
+_CHARGEBACK_WORDS = {
+    "pending": OverlayStatus.INITIATED,
+    "initiated": OverlayStatus.INITIATED,
+    "declined": OverlayStatus.PENDING,
+    "won": OverlayStatus.FAILED,
+    "accepted": OverlayStatus.COMPLETED,
+    "lost": OverlayStatus.COMPLETED,
 }
 
 _REVERSAL_WORDS = {
@@ -129,6 +140,33 @@ def parse_refund(data: Mapping[str, Any]) -> Overlay | None:
         amount=_used(
             flaws, "amount", fields.money, _first(data, "AmountRefunded", "amount_refunded")
         ),
+        currency=_used(flaws, "currency", fields.currency, data.get("currency")),
+        flaws=tuple(flaws),
+    )
+
+
+def parse_chargeback(data: Mapping[str, Any]) -> Overlay | None:
+    """Return what a chargeback says, of the chargebacks API of v3 or v4.
+
+    It is `COMPLETED` once the money is gone (lost, or accepted), and `FAILED` if it was won. Its
+    amount is in the currency of the charge. An unfamiliar status is `INITIATED`, with the flaw
+    ``status``.
+    """
+    payment_id = fields.identifier(_first(data, "charge_id", "transaction_id"))
+    overlay_id = fields.identifier(data.get("id"))
+    if payment_id is None or overlay_id is None:
+        return None
+    provider_status = fields.provider_status(data.get("status"))
+    status = _CHARGEBACK_WORDS.get(provider_status.lower())
+    flaws = [] if status else ["status"]
+    return Overlay(
+        kind=Kind.CHARGE,
+        payment_id=payment_id,
+        type=OverlayType.CHARGEBACK,
+        overlay_id=overlay_id,
+        status=status or OverlayStatus.INITIATED,
+        provider_status=provider_status,
+        amount=_used(flaws, "amount", fields.money, data.get("amount")),
         currency=_used(flaws, "currency", fields.currency, data.get("currency")),
         flaws=tuple(flaws),
     )

@@ -5,8 +5,8 @@ after each page, so that whoever comes next goes on there. What a list has and w
 in, and so is what is further than ours. What it calls pending is asked about by id from then on.
 
 A list that turns out to go back in time is left as soon as it has come to before the window; one
-that does not is read to its end. Charges and transfers have lists of their own. An account that
-may not see its transfers is no reason to leave its charges alone.
+that does not is read to its end. Charges, transfers and chargebacks have lists of their own. An
+account that may not see one of the others is no reason to leave its charges alone.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from typing import NamedTuple
 from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.client import FlutterwaveClient
 from paystate.flutterwave.gate import Purpose
-from paystate.flutterwave.listing import ListPage, made_ms
+from paystate.flutterwave.listing import ListPage, Lists, made_ms
 from paystate.keys import Entity
 from paystate.observability import Metrics, logger
 from paystate.payments.checks import Report
+from paystate.payments.disputing import Disputes
 from paystate.payments.observing import Observation, Observer
 from paystate.payments.recording import Recorder
 from paystate.payments.settling import Provider, Settler
 from paystate.status import is_terminal
 from paystate.store import Store
 from paystate.store.listings import Listing
-from paystate.updates import Api, Kind
+from paystate.updates import Api
 
 __all__ = ["Lister"]
 
@@ -45,15 +46,21 @@ class _Which(NamedTuple):
 
     name: str
     api: Api
-    kind: Kind
+    what: Lists
 
 
 _LISTS = (
-    _Which("v3", Api.V3, Kind.CHARGE),
-    _Which("v3:transfer", Api.V3, Kind.TRANSFER),
-    _Which("v4", Api.V4, Kind.CHARGE),
-    _Which("v4:transfer", Api.V4, Kind.TRANSFER),
+    _Which("v3", Api.V3, Lists.CHARGES),
+    _Which("v3:transfer", Api.V3, Lists.TRANSFERS),
+    _Which("v4", Api.V4, Lists.CHARGES),
+    _Which("v4:transfer", Api.V4, Lists.TRANSFERS),
+    # After the charges that they are about.
+    _Which("v3:chargeback", Api.V3, Lists.CHARGEBACKS),
+    _Which("v4:chargeback", Api.V4, Lists.CHARGEBACKS),
 )
+# Chargebacks change in place: their lists are read again from so far back, and less often.
+DISPUTED_MS = 120 * 24 * 3600 * 1000
+DISPUTED_EVERY = 12
 
 
 class Lister:
@@ -78,6 +85,7 @@ class Lister:
         self._store = store
         self._providers = providers
         self._observer = Observer(store, recorder, settler)
+        self._disputes = Disputes(store, recorder, settler)
         self._metrics = metrics
         self._every_ms = every_s * 1000
         self._back_ms = back_s * 1000
@@ -101,9 +109,12 @@ class Lister:
             for which in _LISTS:
                 if name in report.put_off or not provider.client.can_list(which.api):
                     continue
+                disputes = which.what is Lists.CHARGEBACKS
                 listing = await self._store.listings.claim(
-                    name, which.name, claim_ms=CLAIM_MS, back_ms=self._back_ms,
-                    overlap_ms=OVERLAP_MS, lag_ms=self._lag_ms, now=now,
+                    name, which.name, claim_ms=CLAIM_MS,
+                    back_ms=DISPUTED_MS if disputes else self._back_ms,
+                    overlap_ms=DISPUTED_MS if disputes else OVERLAP_MS,
+                    lag_ms=self._lag_ms, now=now,
                 )  # fmt: skip
                 if listing is not None:
                     await self._window(report, name, which, provider.client, listing, told)
@@ -119,17 +130,18 @@ class Lister:
     ) -> None:
         page, oldest_ms, ordered = listing.page, None, listing.page == 1
         again_ms, before = 0, None
+        every_ms = self._every_ms * (DISPUTED_EVERY if which.what is Lists.CHARGEBACKS else 1)
         for _ in range(MOST_PAGES):
             try:
                 found = await client.listed(
-                    which.api, which.kind, listing.since_ms, listing.until_ms, page,
+                    which.api, which.what, listing.since_ms, listing.until_ms, page,
                     purpose=Purpose.RECONCILE,
                 )  # fmt: skip
             except (ProviderUnavailable, ProviderRejected) as e:
                 self._metrics.provider_calls.labels(Purpose.RECONCILE, e.reason).inc()
                 log.info("list_put_off", list=which.name, page=page, reason=e.reason)
-                if which.kind is Kind.TRANSFER and isinstance(e, ProviderRejected):
-                    again_ms = self._every_ms
+                if which.what is not Lists.CHARGES and isinstance(e, ProviderRejected):
+                    again_ms = every_ms
                 else:
                     report.put_off[merchant] = e.reason
                 break
@@ -140,10 +152,10 @@ class Lister:
             ordered = oldest_ms is not None
             last = found.is_empty or (found.pages is not None and page >= found.pages)
             # One that gives the same page whatever is asked for has no other.
-            last = last or found.updates == before
-            before = found.updates
+            last = last or (found.updates, found.overlays) == before
+            before = found.updates, found.overlays
             if last or (oldest_ms is not None and oldest_ms < listing.since_ms):
-                await self._store.listings.end(listing, every_ms=self._every_ms)
+                await self._store.listings.end(listing, every_ms=every_ms)
                 return
             page += 1
             await self._store.listings.turn_page(listing, page, claim_ms=CLAIM_MS)
@@ -151,7 +163,8 @@ class Lister:
 
     async def _bring_in(self, report: Report, merchant: str, page: ListPage, until_ms: int) -> None:
         report.pages += 1
-        report.listed += len(page.updates)
+        report.listed += len(page.updates) + len(page.overlays)
+        report.found_in_lists += await self._disputes.bring_in(merchant, page.overlays)
         if page.unreadable:
             log.warning("list_unreadable", merchant=merchant, payments=page.unreadable)
         by_entity = {

@@ -21,7 +21,7 @@ from paystate.queue import Queue
 from paystate.store import NewEvent, Recorded, Store
 from paystate.updates import Api, Event, Ignored, Overlay, PaymentUpdate
 
-__all__ = ["Recorder", "new_event", "observation", "silence"]
+__all__ = ["Recorder", "disputed", "new_event", "observation", "silence"]
 
 log = logger()
 
@@ -98,6 +98,26 @@ def observation(
         entity=Entity.payment(merchant, update.kind, update.payment_id),
         tx_ref=update.tx_ref,
         content=update.to_json(),
+    )
+
+
+def disputed(merchant: str, overlay: Overlay) -> NewEvent:
+    """Return the inbox row for a chargeback that stands in the provider's list.
+
+    Its key holds how far it has come, so that whoever reads it again records it once.
+    """
+    key = _event_key(
+        merchant, Api.VERIFY, overlay.kind, overlay.payment_id, overlay.type, overlay.overlay_id,
+        overlay.provider_status, overlay.status, str(overlay.amount),
+    )  # fmt: skip
+    return NewEvent(
+        merchant=merchant,
+        api=Api.VERIFY,
+        type="listing",
+        event_key=key,
+        subject="overlay",
+        entity=Entity.payment(merchant, overlay.kind, overlay.payment_id),
+        content=overlay.to_json(),
     )
 
 

@@ -7,14 +7,18 @@ dies gives it back by doing nothing. Times are milliseconds by the database's cl
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from sqlalchemy import func, or_, text, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from paystate.keys import Entity
 from paystate.store.batches import NOW_MS
 from paystate.store.engine import Database
+from paystate.store.overlays import known_overlays
 from paystate.store.tables import listings, now_ms
+from paystate.updates import OverlayJson, OverlayType
 
 __all__ = ["Listing", "Listings"]
 
@@ -80,6 +84,12 @@ class Listings:
             return Listing(key, row[0], row[1], row[2]) if row is not None else None
 
         return await self._database.write(work)
+
+    async def chargebacks(self, entities: Collection[Entity]) -> dict[tuple[str, str], OverlayJson]:
+        """Return the chargebacks that are known, by the payment's row key and their own id."""
+        return await self._database.read(
+            lambda c: known_overlays(c, self._database.dialect, entities, OverlayType.CHARGEBACK)
+        )
 
     async def turn_page(self, listing: Listing, page: int, *, claim_ms: int) -> None:
         """Note that `page` is the next to read; with `claim_ms` 0, by anybody."""

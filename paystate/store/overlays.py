@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.keys import Entity
 from paystate.store.batches import Batch
-from paystate.store.tables import overlays
-from paystate.updates import Overlay, OverlayJson, OverlayStatus
+from paystate.store.tables import among, overlays
+from paystate.updates import Overlay, OverlayJson, OverlayStatus, OverlayType
 
-__all__ = ["overlays_of", "upsert_overlay"]
+__all__ = ["is_news", "known_overlays", "overlays_of", "upsert_overlay"]
 
 _ORDER = list(OverlayStatus)
 
@@ -72,6 +74,13 @@ def _news(
     return new
 
 
+def is_news(overlay: Overlay, held: OverlayJson | None) -> bool:
+    """Say whether `overlay` would change anything of what is `held` of it, None if nothing is."""
+    if held is None:
+        return True
+    return bool(_news(overlay, held["status"], held["amount"], held["currency"]))
+
+
 def _text(overlay: Overlay) -> str | None:
     return format(overlay.amount, "f") if overlay.amount is not None else None
 
@@ -89,6 +98,25 @@ _RAISE = Batch(
     ON CONFLICT (key) DO UPDATE SET revision = details.revision + 1
     """,
 )
+
+
+async def known_overlays(
+    connection: AsyncConnection, dialect: str, entities: Collection[Entity], type_: OverlayType
+) -> dict[tuple[str, str], OverlayJson]:
+    """Return the overlays of `type_` on payments, by the payment's row key and their own id."""
+    rows = await connection.execute(
+        select(overlays.c.key, overlays.c.overlay_id, overlays.c.status, overlays.c.amount,
+               overlays.c.currency)
+        .where(among(dialect, overlays.c.key, sorted(one.row_key for one in entities)))
+        .where(overlays.c.type == type_.value)
+    )  # fmt: skip
+    return {
+        (key, own_id): {
+            "type": type_.value, "id": own_id, "status": status, "amount": amount,
+            "currency": currency,
+        }
+        for key, own_id, status, amount, currency in rows
+    }  # fmt: skip
 
 
 async def overlays_of(connection: AsyncConnection, entity: Entity) -> list[OverlayJson]:

@@ -20,9 +20,9 @@ from click.testing import CliRunner
 
 from bench.topologies import Cluster
 from paystate.cli.commands import cli
-from paystate.flutterwave.listing import ListPage, list_path
+from paystate.flutterwave.listing import ListPage, Lists, list_path
 from paystate.flutterwave.sandbox.faults import Fault, FaultMode, Limit, Limiter
-from paystate.flutterwave.sandbox.records import Form, Payment
+from paystate.flutterwave.sandbox.records import Chargeback, Form, Payment
 from paystate.flutterwave.sandbox.server import RunningSandbox
 from paystate.keys import Entity
 from paystate.payments.checks import MOST_GAP_S, Report, gap_s
@@ -99,7 +99,7 @@ async def test_payments_whose_webhooks_were_all_lost_are_successful_after_one_pa
         for number in numbers:
             paid(sandbox, number)
         report = await world.resources.reconciliation.round()
-        assert (report.pages, report.listed, report.found_in_lists) == (6 + 2, 42, 42)
+        assert (report.pages, report.listed, report.found_in_lists) == (6 + 4, 42, 42)
         for number in (numbers[0], numbers[20], numbers[21], numbers[-1]):
             entity = Entity("default", payment(0).kind, str(number))
             state = (await world.resources.store.states([entity]))[entity]
@@ -135,6 +135,54 @@ async def test_a_transfer_whose_webhook_was_lost_is_found_and_looked_up_like_a_p
         assert (await ask(world)).found == 1
         assert (await world.status(late))["status"] == "successful"
         await nothing_wrong(world)
+
+
+@pytest.mark.parametrize("form", [Form.V3, Form.V4])
+async def test_a_chargeback_is_found_in_its_list_and_told_as_it_goes_on(
+    on_sqlite: Opener, form: Form
+) -> None:
+    """No webhook tells of it. Each step is news of the payment, which stays successful."""
+    async with open_provider() as sandbox, open_world(on_sqlite, **at_once(sandbox)) as world:
+        number, unknown = (
+            new_id() if form is Form.V3 else f"chg_disputed{new_id()}" for _ in range(2)
+        )
+        made = paid(sandbox, number)
+        await world.resources.reconciliation.round(checks=False)
+        before = await world.status(number)
+        cursor = (await world.get("/api/changes")).body["cursor"]
+        truth, now = sandbox.sandbox.truth, sandbox.sandbox.clock
+        dispute = {"amount": Decimal("500.5"), "at": now()}
+        other = paid(sandbox, unknown, "pending")
+        other.chargebacks = [Chargeback(1, Decimal(5), "lost", now())]
+        steps = {"initiated": "initiated", "declined": "pending", "lost": "completed"}
+        for version, (word, step) in enumerate(steps.items(), before["version"] + 1):
+            own = truth.charge_back(made, word=word, **dispute)
+            for _ in range(2):  # what is read again is no news
+                await world.age("listings", "due_ms", 12 * HOUR_MS)
+                await world.resources.reconciliation.round(checks=False)
+            details = (await world.get(f"/api/payments/{number}")).body
+            assert (details["status"], details["version"]) == ("successful", version)
+            assert details["chargeback"] == step
+            assert details["overlays"] == [{
+                "type": "chargeback", "id": str(own.id), "status": step, "amount": "500.5",
+                "currency": None,
+            }]  # fmt: skip
+            assert (details["refunded_amount"], details["refund_flags"]) == ("0", [])
+        shown = await world.status(number)
+        assert (shown["status"], shown["version"]) == ("successful", before["version"] + 3)
+        told = (await world.get(f"/api/changes?after={cursor}")).body["changes"]
+        mine = [change for change in told if change["payment_id"] == str(number)]
+        assert [change["previous_status"] for change in mine] == ["successful"] * 3
+        assert (await rows(world, payment_of(number)))[1:] == [
+            ("verify", "listing", "applied", None)
+        ] * 3
+        # What is disputed before it is known to have been paid waits for that.
+        assert (await world.status(unknown))["status"] == "pending"
+        await nothing_wrong(world)
+
+
+def payment_of(number: int | str) -> Entity:
+    return Entity.payment("default", Kind.CHARGE, str(number))
 
 
 async def test_a_pending_whose_success_was_not_told_is_asked_about(open_process: Opener) -> None:
@@ -338,7 +386,7 @@ async def test_a_list_goes_on_where_it_was_left(open_process: Opener) -> None:
         await world.resources.redis.flushall()  # the cool-off is over
         other = await open_process(**at_once(sandbox))
         rest = await other.reconciliation.round(checks=False)
-        assert (rest.pages, rest.found_in_lists) == (3 + 3, 25)  # and the others, which are empty
+        assert (rest.pages, rest.found_in_lists) == (3 + 5, 25)  # and the others, which are empty
         assert (await other.reconciliation.round(checks=False)).pages == 0  # not due again yet
 
 
@@ -522,10 +570,10 @@ def test_a_list_counts_as_going_back_in_time_only_as_far_as_it_was_seen_to() -> 
 def test_v3_is_asked_for_days_and_v4_for_moments() -> None:
     """Whatever day it is where the provider counts them."""
     since, until = 1767225600000, 1767225600000 + 3 * HOUR_MS
-    assert list_path(Api.V3, Kind.CHARGE, since, until, 2) == (
+    assert list_path(Api.V3, Lists.CHARGES, since, until, 2) == (
         "/transactions?from=2025-12-31&to=2026-01-01&page=2"
     )
-    assert list_path(Api.V4, Kind.CHARGE, since, until, 1) == (
+    assert list_path(Api.V4, Lists.CHARGES, since, until, 1) == (
         "/charges?from=2026-01-01T00%3A00%3A00Z&to=2026-01-01T03%3A00%3A01Z&page=1"
     )
 
@@ -538,9 +586,9 @@ async def test_a_list_that_goes_back_in_time_is_left_before_the_window(on_sqlite
         for _ in range(25):
             paid(sandbox, new_id())
         sandbox.sandbox.clock = clock
-        assert (await world.resources.reconciliation.round()).pages == 3 + 3
+        assert (await world.resources.reconciliation.round()).pages == 3 + 5
         paid(sandbox, new_id())
-        await world.age("listings", "due_ms", HOUR_MS)
+        await world.age("listings", "due_ms", HOUR_MS // 2)
         report = await world.resources.reconciliation.round()
         assert (report.pages, report.found_in_lists) == (1 + 3, 1)
 
@@ -553,7 +601,7 @@ async def test_an_account_that_may_not_see_its_transfers_has_its_charges_read_al
 
     async def answer(request: web.Request) -> web.Response:
         asked.append(request.path)
-        if request.path == "/transfers":
+        if request.path in ("/transfers", "/chargebacks"):
             return web.json_response({"status": "error", "message": "Forbidden"}, status=403)
         # One page, whichever is asked for, of a list that says nothing of its length.
         body = bodies.v3_charge(id=531_904_400, created_at=None)["data"]
@@ -568,13 +616,13 @@ async def test_an_account_that_may_not_see_its_transfers_has_its_charges_read_al
     ):
         report = await world.resources.reconciliation.round(checks=False)
         assert (report.put_off, report.pages, report.found_in_lists) == ({}, 2, 1)
-        assert asked == ["/transactions", "/transactions", "/transfers"]
+        assert asked == ["/transactions", "/transactions", "/transfers", "/chargebacks"]
         await world.resources.reconciliation.round(checks=False)
-        assert len(asked) == 3
+        assert len(asked) == 4
         for column in ("due_ms", "claimed_until_ms"):
-            await world.age("listings", column, HOUR_MS)
+            await world.age("listings", column, HOUR_MS // 4)
         await world.resources.reconciliation.round(checks=False)
-        assert asked[3:] == ["/transactions", "/transactions", "/transfers"]
+        assert asked[4:] == ["/transactions", "/transactions", "/transfers"]
 
 
 async def test_what_is_young_is_left_to_its_webhook(on_sqlite: Opener) -> None:

@@ -78,6 +78,21 @@ def refund(stage: Stage, body: Body) -> Body:
     return payment.to_json()
 
 
+def charge_back(stage: Stage, body: Body) -> Body:
+    """Have ``amount`` (all by default) of a charge disputed, or take the dispute to ``status``.
+
+    No webhook tells of it: it stands in the list of chargebacks.
+    """
+    payment, sandbox = stage.payment(body), stage.sandbox
+    sandbox.truth.charge_back(
+        payment,
+        at=sandbox.clock(),
+        amount=None if body.get("amount") is None else _amount(body["amount"]),
+        word=_text(body, "status") or "initiated",
+    )
+    return payment.to_json()
+
+
 def reverse(stage: Stage, body: Body) -> Body:
     """Take a successful v4 transfer back and send the webhook."""
     payment = stage.payment(body)
@@ -125,6 +140,7 @@ ACTS: dict[str, tuple[Act, frozenset[str]]] = {
     ),
     "settle": (settle, _MANNER | _PAYMENT | {"status", "announce"}),
     "refund": (refund, _MANNER | _PAYMENT | {"amount", "status"}),
+    "chargeback": (charge_back, _PAYMENT | {"amount", "status"}),
     "reverse": (reverse, _MANNER | _PAYMENT),
     "announce": (announce, _MANNER | _PAYMENT),
     "send": (send, _MANNER | {"as", "family", "status", "tx_ref", "amount", "currency"}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from paystate.flutterwave.sandbox import bodies
-from paystate.flutterwave.sandbox.lists import matching, page_of
+from paystate.flutterwave.sandbox.lists import disputed, matching, page_of
 from paystate.flutterwave.sandbox.provider import SANDBOX
 from paystate.flutterwave.sandbox.records import Form, Payment
 from paystate.updates import Kind
@@ -63,6 +63,13 @@ async def _transfer(request: web.Request) -> web.Response:
     return web.json_response(bodies.v3_transfer_answer(payment))
 
 
+async def _chargebacks(request: web.Request) -> web.Response:
+    of_v3 = (p for p in request.app[SANDBOX].truth if p.form is not Form.V4)
+    found = disputed(of_v3, request.query)
+    page = page_of(found, request.query, size=PAGE_SIZE, most=MOST_ON_A_PAGE)
+    return web.json_response(bodies.v3_chargebacks_answer(page))
+
+
 async def _refund(request: web.Request) -> web.Response:
     found = request.app[SANDBOX].truth.find_refund(request.match_info["id"])
     if found is None or found[0].form is Form.V4:
@@ -77,6 +84,7 @@ ROUTES = [
     web.post("/v3/transactions/{id}/resend-hook", _resend),
     web.get("/v3/transfers", _transfers),
     web.get("/v3/transfers/{id}", _transfer),
+    web.get("/v3/chargebacks", _chargebacks),
     web.get("/v3/refunds/{id}", _refund),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from paystate.flutterwave.sandbox import bodies
-from paystate.flutterwave.sandbox.lists import matching, page_of
+from paystate.flutterwave.sandbox.lists import disputed, matching, page_of
 from paystate.flutterwave.sandbox.provider import SANDBOX
 from paystate.flutterwave.sandbox.records import Form, Payment
 from paystate.updates import Kind
@@ -47,6 +47,13 @@ async def _transfer(request: web.Request) -> web.Response:
     return web.json_response(bodies.v4_transfer_answer(payment))
 
 
+async def _chargebacks(request: web.Request) -> web.Response:
+    of_v4 = (p for p in request.app[SANDBOX].truth if p.form is Form.V4)
+    found = disputed(of_v4, request.query)
+    page = page_of(found, request.query, size=PAGE_SIZE, most=MOST_ON_A_PAGE)
+    return web.json_response(bodies.v4_chargebacks_answer(page))
+
+
 async def _refund(request: web.Request) -> web.Response:
     found = request.app[SANDBOX].truth.find_refund(request.match_info["id"])
     if found is None or found[0].form is not Form.V4:
@@ -86,6 +93,7 @@ ROUTES = [
     web.get("/v4/charges/{id}", _charge),
     web.get("/v4/transfers", _transfers),
     web.get("/v4/transfers/{id}", _transfer),
+    web.get("/v4/chargebacks", _chargebacks),
     web.get("/v4/refunds/{id}", _refund),
     web.get("/v4/customers", _customers),
     web.get("/v4/customers/{id}", _customer),

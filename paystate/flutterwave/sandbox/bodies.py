@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from paystate.flutterwave.sandbox import bodies_v3, bodies_v4
-from paystate.flutterwave.sandbox.lists import Page
+from paystate.flutterwave.sandbox.lists import Dispute, Page
 from paystate.flutterwave.sandbox.records import Customer, Form, Payment, Refund
 from paystate.flutterwave.sandbox.words import SECRET_MARK, Body, provider_word
 from paystate.updates import Kind
@@ -22,11 +22,13 @@ __all__ = [
     "refund_webhook",
     "reversal_webhook",
     "v3_charge_answer",
+    "v3_chargebacks_answer",
     "v3_error",
     "v3_list_answer",
     "v3_refund_answer",
     "v3_transfer_answer",
     "v4_charge_answer",
+    "v4_chargebacks_answer",
     "v4_customer_answer",
     "v4_customers_answer",
     "v4_envelope",
@@ -132,6 +134,16 @@ def v4_list_answer(kind: Kind, page: Page[Payment]) -> Body:
     if kind is Kind.TRANSFER:
         return _listed("Transfers fetched", [bodies_v4.transfer(p) for p in page.items], page)
     return _listed("Charges fetched", [bodies_v4.charge_resource(p) for p in page.items], page)
+
+
+def v3_chargebacks_answer(page: Page[Dispute]) -> Body:
+    """Return one page of ``/v3/chargebacks``."""
+    return _listed("Chargebacks fetched", [bodies_v3.chargeback(*one) for one in page.items], page)
+
+
+def v4_chargebacks_answer(page: Page[Dispute]) -> Body:
+    """Return one page of ``/v4/chargebacks``."""
+    return _listed("Chargebacks fetched", [bodies_v4.chargeback(*one) for one in page.items], page)
 
 
 def v4_customer_answer(customer: Customer) -> Body:

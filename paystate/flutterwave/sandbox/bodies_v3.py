@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from paystate.flutterwave.sandbox.records import Method, Payment, Refund
+from paystate.flutterwave.sandbox.records import Chargeback, Method, Payment, Refund
 from paystate.flutterwave.sandbox.words import (
     ACCOUNT_NUMBER,
     FINGERPRINT,
@@ -18,6 +18,7 @@ from paystate.flutterwave.sandbox.words import (
 
 __all__ = [
     "charge",
+    "chargeback",
     "event_type",
     "flat_charge",
     "flat_refund",
@@ -82,6 +83,24 @@ def charge(payment: Payment) -> Body:
             "expiry": "09/32",
         }
     return data
+
+
+def chargeback(payment: Payment, dispute: Chargeback) -> Body:
+    """Return a chargeback as the list of them has it."""
+    return {
+        "id": dispute.id,
+        "amount": number(dispute.amount),
+        "flw_ref": _flw_ref(payment),
+        "status": dispute.status,
+        "stage": "new",
+        "comment": f"{SECRET_MARK}-comment",
+        "meta": {"uploaded_proof": None, "history": []},
+        "due_date": iso_ms(dispute.at + 2 * 86_400),
+        "settlement_id": "N/A",
+        "created_at": iso_ms(dispute.at),
+        "transaction_id": payment.id,
+        "tx_ref": payment.tx_ref,
+    }
 
 
 def transfer(payment: Payment) -> Body:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from paystate.flutterwave.sandbox.records import Customer, Method, Payment, Refund
+from paystate.flutterwave.sandbox.records import Chargeback, Customer, Method, Payment, Refund
 from paystate.flutterwave.sandbox.words import (
     ACCOUNT_NUMBER,
     FINGERPRINT,
@@ -18,6 +18,7 @@ from paystate.status import Status
 __all__ = [
     "charge_event",
     "charge_resource",
+    "chargeback",
     "customer",
     "refund_event",
     "reversal",
@@ -138,6 +139,23 @@ def refund_event(payment: Payment, refund: Refund) -> Body:
         "status": refund.status,
         "charge_id": payment.id,
         "created_datetime": iso_ms(refund.at),
+    }
+
+
+def chargeback(payment: Payment, dispute: Chargeback) -> Body:
+    """Return a chargeback as the list of them has it."""
+    return {
+        "id": dispute.id,
+        "charge_id": payment.id,
+        "amount": number(dispute.amount),
+        "meta": {},
+        "stage": "new",
+        "status": dispute.status,
+        "type": "local",
+        "due_datetime": iso_ms(dispute.at + 86_400),
+        "created_datetime": iso_ms(dispute.at),
+        "updated_datetime": iso_ms(dispute.at),
+        "comment": f"{SECRET_MARK}-comment",
     }
 
 

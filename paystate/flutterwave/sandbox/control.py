@@ -53,7 +53,7 @@ async def _create_payment(request: web.Request) -> web.Response:
 
 
 async def _change_payment(request: web.Request) -> web.Response:
-    """Settle, refund, reverse or announce a payment: see the act of that name."""
+    """Settle, refund, dispute, reverse or announce a payment: see the act of that name."""
     body = _of_address(request, await read_object(request))
     act = _CHANGES[request.match_info["act"]]
     return web.json_response(act(Stage(request.app[SANDBOX]), body))
@@ -97,6 +97,7 @@ async def _show_truth(request: web.Request) -> web.Response:
 _CHANGES = {
     "settle": acts.settle,
     "refund": acts.refund,
+    "chargeback": acts.charge_back,
     "reverse": acts.reverse,
     "announce": acts.announce,
 }

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Generic, TypeVar
 
-from paystate.flutterwave.sandbox.records import Payment
+from paystate.flutterwave.sandbox.records import Chargeback, Payment
 from paystate.flutterwave.sandbox.words import provider_word
 
-__all__ = ["Page", "matching", "page_of"]
+__all__ = ["Dispute", "Page", "disputed", "matching", "page_of"]
 
 T = TypeVar("T")
+Dispute = tuple[Payment, Chargeback]
 
 MAX_PAGE = 1_000_000
 
@@ -52,6 +53,17 @@ def matching(payments: Iterable[Payment], query: Mapping[str, str]) -> list[Paym
     found = [p for p in payments if all(test(p) for test in tests)]
     found.reverse()
     return found
+
+
+def disputed(payments: Iterable[Payment], query: Mapping[str, str]) -> list[Dispute]:
+    """Return the chargebacks on `payments` that ``from`` and ``to`` ask for, the newest first.
+
+    Raises as `matching` does.
+    """
+    first = _moment(query["from"], end=False) if query.get("from") else float("-inf")
+    last = _moment(query["to"], end=True) if query.get("to") else float("inf")
+    found = [(p, c) for p in payments for c in p.chargebacks if first <= c.at < last]
+    return sorted(found, key=lambda one: -one[1].at)
 
 
 def _tests(query: Mapping[str, str]) -> list[Callable[[Payment], bool]]:

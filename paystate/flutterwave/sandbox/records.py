@@ -10,7 +10,16 @@ from typing import Any
 from paystate.status import Status
 from paystate.updates import Kind
 
-__all__ = ["Change", "Customer", "Form", "Method", "Payment", "Refund", "TruthRefused"]
+__all__ = [
+    "Change",
+    "Chargeback",
+    "Customer",
+    "Form",
+    "Method",
+    "Payment",
+    "Refund",
+    "TruthRefused",
+]
 
 
 class Form(StrEnum):
@@ -68,6 +77,16 @@ class Refund:
 
 
 @dataclass(slots=True)
+class Chargeback:
+    """A charge that its customer's bank disputes; `status` is the provider's own word."""
+
+    id: int | str
+    amount: Decimal
+    status: str
+    at: float
+
+
+@dataclass(slots=True)
 class Payment:
     """One charge or transfer. `amount` is exact, in major units; `created_at` is epoch seconds.
 
@@ -86,6 +105,7 @@ class Payment:
     created_at: float
     history: list[Change] = field(default_factory=list)
     refunds: list[Refund] = field(default_factory=list)
+    chargebacks: list[Chargeback] = field(default_factory=list)
     reversed_at: float | None = None
 
     @property
@@ -115,6 +135,10 @@ class Payment:
             "refunds": [
                 {"id": str(r.id), "amount": format(r.amount, "f"), "status": r.status}
                 for r in self.refunds
+            ],
+            "chargebacks": [
+                {"id": str(c.id), "amount": format(c.amount, "f"), "status": c.status}
+                for c in self.chargebacks
             ],
             "reversed_at": self.reversed_at,
         }

@@ -15,6 +15,7 @@ from decimal import Decimal
 
 from paystate.flutterwave.sandbox.records import (
     Change,
+    Chargeback,
     Customer,
     Form,
     Method,
@@ -40,6 +41,7 @@ __all__ = [
 MAX_PAYMENTS = 100_000
 CUSTOMERS = 40
 MAX_TX_REF_LENGTH = 100
+CHARGEBACK_WORDS = ("pending", "initiated", "declined", "accepted", "won", "lost")
 
 _LETTERS = string.ascii_letters + string.digits
 _FIRST = ("Ada", "Bola", "Chidi", "Dayo", "Efe", "Femi", "Gbenga", "Halima", "Ife", "Jide")
@@ -149,6 +151,30 @@ class Truth:
         payment.refunds.append(refund)
         self._refunds[str(refund.id)] = payment, refund
         return refund
+
+    def charge_back(
+        self, payment: Payment, *, at: float, amount: Decimal | None = None, word: str
+    ) -> Chargeback:
+        """Have a successful charge disputed (all of it by default), or take the dispute further.
+
+        `word` is the provider's status of it. Raises TruthRefused where there is nothing to
+        dispute.
+        """
+        if payment.kind is not Kind.CHARGE or payment.status is not Status.SUCCESSFUL:
+            raise TruthRefused("settled", "only a successful charge can be disputed")
+        if word not in CHARGEBACK_WORDS:
+            words = ", ".join(CHARGEBACK_WORDS)
+            raise TruthRefused("invalid", f"the status of a chargeback is one of {words}")
+        if payment.chargebacks:
+            payment.chargebacks[-1].status = word
+            return payment.chargebacks[-1]
+        amount = payment.amount if amount is None else amount
+        if not 0 < amount <= payment.amount:
+            raise TruthRefused("invalid", "more than was paid")
+        is_v4 = payment.form is Form.V4
+        own_id = f"chb_{self._letters(10)}" if is_v4 else self._rng.randrange(10**3, 10**6)
+        payment.chargebacks.append(Chargeback(own_id, amount, word, at))
+        return payment.chargebacks[-1]
 
     def reverse(self, payment: Payment, *, at: float) -> Payment:
         """Note that a successful v4 transfer came back at time `at`; its status stays.
