@@ -113,6 +113,12 @@ async def _passes(
     every: timedelta | None,
     as_json: bool,
 ) -> dict[str, Any]:
+    if not any(one.has_credentials for one in resources.providers.values()):
+        click.echo(
+            "No merchant has credentials of Flutterwave's API here (FLW_SECRET_KEY, or "
+            "FLW_CLIENT_ID and FLW_CLIENT_SECRET), so nothing is asked.",
+            err=True,
+        )
     while True:
         with _progress(as_json) as told:
             report = await resources.reconciliation.round(

@@ -32,10 +32,11 @@ def environ() -> dict[str, str]:
 
 
 class Dev:
-    """A running `paystate dev`, and the lines it has written."""
+    """A running `paystate dev`, and the lines it has written. `settings` are variables by name."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, **settings: str) -> None:
         self.folder = folder
+        self.env = environ() | settings
         self.lines: list[str] = []
         self._queue: queue.Queue[str | None] = queue.Queue()
         self.process = subprocess.Popen(
@@ -43,7 +44,7 @@ class Dev:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=environ(),
+            env=self.env,
         )
         self._reader = threading.Thread(target=self._read)
         self._reader.start()
@@ -80,7 +81,7 @@ class Dev:
             [*PAYSTATE, *args, "--json", "--data-dir", str(self.folder)],
             capture_output=True,
             text=True,
-            env=environ(),
+            env=self.env,
             timeout=TIMEOUT_S,
             check=False,
         )
@@ -106,8 +107,8 @@ class Dev:
 
 
 @contextmanager
-def running(folder: Path, *options: str) -> Iterator[Dev]:
-    dev = Dev(folder, *options)
+def running(folder: Path, *options: str, **settings: str) -> Iterator[Dev]:
+    dev = Dev(folder, *options, **settings)
     try:
         dev.wait_for("Ctrl-C ends it all")
         yield dev

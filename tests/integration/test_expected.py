@@ -371,10 +371,10 @@ async def test_without_a_cache_a_registration_waits_out_the_leases(
 
 
 async def test_a_registration_before_its_webhook_and_a_mismatch_on_a_cluster(
-    sqlite_url: str, cluster: Cluster, valkey_url: str
+    postgres_url: str, cluster: Cluster, valkey_url: str
 ) -> None:
     async with AsyncExitStack() as stack:
-        opener = Opener(stack, sqlite_url, cluster.url)
+        opener = Opener(stack, postgres_url, cluster.url)
         world = await stack.enter_async_context(open_world(opener, QUEUE_URL=valkey_url))
         numbers = [new_id() for _ in range(6)]  # on every shard
         for number in numbers:

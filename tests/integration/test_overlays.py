@@ -139,10 +139,12 @@ async def test_a_reversal_leaves_its_transfer_successful(on_sqlite: Opener) -> N
 
 
 async def test_a_cluster_keeps_the_version_that_a_refund_made(
-    on_sqlite: Opener, cluster: Cluster
+    postgres_url: str, valkey_url: str, cluster: Cluster
 ) -> None:
-    settings = {"CACHE_URL": cluster.url, "QUEUE_URL": on_sqlite.cache}
-    async with open_world(on_sqlite, **settings) as world:
+    async with (
+        AsyncExitStack() as stack,
+        open_world(Opener(stack, postgres_url, cluster.url), QUEUE_URL=valkey_url) as world,
+    ):
         number = new_id()
         before = await _paid(world, number)
         entity = Entity("default", EntityKind.CHARGE, str(number))
