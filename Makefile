@@ -33,7 +33,7 @@ bench: install ## measure everything, ten minutes; writes bench/results/ and the
 
 # Of every proof one part in so many; CI runs a tenth.
 PORTION ?= 1
-PROOFS := prove-sqlite prove-chance prove-model prove-postgresql prove-removals prove-hostile
+PROOFS := prove-sqlite prove-chance prove-model prove-postgresql prove-removals prove-hostile prove-api
 .PHONY: proof $(PROOFS)
 
 proof: install ## prove the promises: model, interleavings, removals, hostile input (PORTION=10: a tenth)
@@ -63,6 +63,15 @@ prove-removals:
 prove-hostile:
 	PYTHONHASHSEED=$(if $(filter 1,$(PORTION)),random,0) $(BIN)/python -m tests.hostile \
 	  $(if $(filter 1,$(PORTION)),--seconds 60,--runs 20000 --seed 1)
+
+# In part: the same questions each time, as in `make test`.
+prove-api:
+	$(if $(filter 1,$(PORTION)),FUZZ_API_EXAMPLES=100) $(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/e2e/test_described.py
+
+fuzz-api: install ## have schemathesis ask the API whatever it can think of (N=500 for each operation)
+	FUZZ_API_EXAMPLES=$(or $(N),500) $(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/e2e/test_described.py $(ARGS)
+
+.PHONY: fuzz-api
 
 check: lint types imports deploy-check docs-check ## lint, formatting, types, import rules, deploy/, docs/reference
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Literal, NotRequired, TypedDict
 
 from paystate.changes import ChangeJson
-from paystate.keys import MAX_ID_LENGTH
 from paystate.payments.answers import StatusAnswerJson
 from paystate.payments.details import CardJson, ComparedJson, DetailsJson
 from paystate.shapes import Bounded, CursorText
+from webhook_server.parameters import IdNumber, IdText
 
 __all__ = [
     "MOST_AT_ONCE",
@@ -25,9 +25,8 @@ __all__ = [
 # How many statuses are asked for at once.
 MOST_AT_ONCE = 200
 
-_Text = Annotated[str, Bounded(min_length=1, max_length=MAX_ID_LENGTH)]
-_Texts = Annotated[list[_Text], Bounded(max_items=MOST_AT_ONCE)]
-_Ids = Annotated[list[_Text | int], Bounded(max_items=MOST_AT_ONCE)]
+_Texts = Annotated[list[IdText], Bounded(max_items=MOST_AT_ONCE)]
+_Ids = Annotated[list[IdText | IdNumber], Bounded(max_items=MOST_AT_ONCE)]
 
 
 class WantedJson(TypedDict):

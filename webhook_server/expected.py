@@ -41,7 +41,7 @@ class ExpectedJson(TypedDict):
 
     tx_ref: Annotated[
         str,
-        Bounded(pattern=f"^[!-~]{{1,{MAX_ID_LENGTH}}}$"),
+        Bounded(min_length=1, max_length=MAX_ID_LENGTH),
         "The reference: printable text of any script.",
     ]
     amount: Annotated[_Text | _Whole, "In major units; as a text, so that it is exact."]

@@ -10,13 +10,20 @@ from aiohttp import web
 
 from paystate.changes import iso_utc
 from paystate.errors import LinkRefused
-from paystate.keys import MAX_ID_LENGTH, Entity, EntityKind
+from paystate.keys import Entity, EntityKind
 from paystate.links import Links
 from paystate.payments.lookup import Lookups
 from paystate.shapes import Bounded, Moment
 from webhook_server.access import Access
 from webhook_server.bodies import read_within
-from webhook_server.parameters import identifier, kind_of
+from webhook_server.parameters import (
+    IdNumber,
+    IdText,
+    id_or_number,
+    identifier,
+    kind_of,
+    whole,
+)
 from webhook_server.problems import Refused
 
 __all__ = ["LinkEndpoints", "LinkForJson", "LinkJson", "LinkedJson"]
@@ -26,7 +33,6 @@ LEAST_TTL_S, MOST_TTL_S = 60, 7 * 24 * 3600
 
 
 _Seconds = Annotated[int, Bounded(minimum=LEAST_TTL_S, maximum=MOST_TTL_S)]
-_Text = Annotated[str, Bounded(min_length=1, max_length=MAX_ID_LENGTH)]
 _Kind = Annotated[Literal["charge", "transfer"] | None, "What the id is of."]
 
 
@@ -40,8 +46,8 @@ class LinkJson(TypedDict):
 class LinkForJson(LinkJson):
     """Which payment a link is to, by id or by reference, and how it is to be."""
 
-    id: NotRequired[_Text | int]
-    tx_ref: NotRequired[_Text]
+    id: NotRequired[IdText | IdNumber]
+    tx_ref: NotRequired[IdText]
 
 
 class LinkedJson(TypedDict):
@@ -78,6 +84,8 @@ class LinkEndpoints:
         """Return the routes; the fixed word comes before those with an id in its place."""
         return [
             web.post("/api/payments/link", self.by_body),
+            # Or any other method would be taken for a question about a payment of that id.
+            web.route("*", "/api/payments/link", _only_post),
             web.post("/api/payments/by-ref/{tx_ref}/link", self.by_reference),
             web.post("/api/payments/{id}/link", self.by_id),
         ]
@@ -110,13 +118,13 @@ class LinkEndpoints:
 
     async def _known(self, merchant: str, payment_id: object, kind: object) -> Entity:
         """Return the payment of that id. Raises PaymentNotFound: a link to a slip helps nobody."""
-        text = str(payment_id) if type(payment_id) is int else payment_id
-        answer = await self._lookups.payment(merchant, identifier(text, "id"), kind_of(kind))
+        text = id_or_number(payment_id, "id")
+        answer = await self._lookups.payment(merchant, text, kind_of(kind))
         return answer.entity
 
     def _made(self, request: web.Request, entity: Entity, body: dict[str, Any]) -> web.Response:
-        ttl_s = body.get("ttl_s", self._ttl_s)
-        if type(ttl_s) is not int or not LEAST_TTL_S <= ttl_s <= MOST_TTL_S:
+        ttl_s = whole(body.get("ttl_s", self._ttl_s))
+        if ttl_s is None or not LEAST_TTL_S <= ttl_s <= MOST_TTL_S:
             raise Refused(
                 400, "invalid_ttl_s", f"ttl_s is a number of seconds, {LEAST_TTL_S} to {MOST_TTL_S}"
             )
@@ -138,6 +146,10 @@ class LinkEndpoints:
             content_type="application/json",
             headers={"Cache-Control": "no-store"},
         )
+
+
+async def _only_post(request: web.Request) -> web.Response:
+    raise web.HTTPMethodNotAllowed(request.method, ["POST"])
 
 
 async def _body(request: web.Request) -> dict[str, Any]:

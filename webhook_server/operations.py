@@ -43,7 +43,11 @@ class WhyJson(TypedDict):
     """What an operator says of what they do."""
 
     reason: NotRequired[
-        Annotated[str, Bounded(max_length=500), "Why, in one line. It is kept. A ruling needs it."]
+        Annotated[
+            str,
+            Bounded(min_length=1, max_length=500),
+            "Why, in one line of printable text. It is kept. A ruling needs it.",
+        ]
     ]
 
 

@@ -18,7 +18,7 @@ from paystate.payments.lookup import Lookups
 from webhook_server.access import Access
 from webhook_server.answers import MOST_AT_ONCE, DetailsJson, ManyJson, UnknownJson
 from webhook_server.bodies import read_within
-from webhook_server.parameters import identifier, kind_of, whole_number
+from webhook_server.parameters import id_or_number, identifier, kind_of, whole_number
 from webhook_server.prepared import NO_TAGS, Made, Prepared, takes_prepared
 from webhook_server.problems import Refused
 from webhook_server.streams import wait_for_change
@@ -195,11 +195,11 @@ async def _wanted(request: web.Request) -> tuple[list[str], list[str], EntityKin
     if not isinstance(body, dict):
         raise Refused(400, "not_an_object", 'send {"ids": [...], "tx_refs": [...]}')
     lists = []
-    for name in ("ids", "tx_refs"):
+    for name, read in (("ids", id_or_number), ("tx_refs", identifier)):
         values = body.get(name, [])
         if not isinstance(values, list):
             raise Refused(400, f"invalid_{name}", f"{name} is a list")
-        texts = [identifier(str(v) if type(v) is int else v, name[:-1]) for v in values]
+        texts = [read(value, name[:-1]) for value in values]
         lists.append(list(dict.fromkeys(texts)))
     ids, tx_refs = lists
     if not 0 < len(ids) + len(tx_refs) <= MOST_AT_ONCE:

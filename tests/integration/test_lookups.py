@@ -279,12 +279,19 @@ async def test_many_at_once(open_process: Opener) -> None:
             ({"ids": 5}, "invalid_ids"),
             ({"ids": [""]}, "invalid_id"),
             ({"ids": [[1]]}, "invalid_id"),
+            ({"ids": ["7001\0"]}, "invalid_id"),
+            ({"ids": [-1]}, "invalid_id"),
+            ({"ids": [2**63]}, "invalid_id"),
+            ({"ids": [1.5]}, "invalid_id"),
+            ({"ids": [True]}, "invalid_id"),
             ({"tx_refs": [{}]}, "invalid_tx_ref"),
             ({"ids": ["a"] * 1 + [str(i) for i in range(300)]}, "wrong_number"),
             ([], "not_an_object"),
         ):
             refused = await world.post("/api/payments/status", body)
             assert (refused.status, refused.reason) == (400, reason)
+        written_otherwise = await world.post("/api/payments/status", {"ids": [float(number)]})
+        assert [s["payment_id"] for s in written_otherwise.body["statuses"]] == [str(number)]
 
 
 async def test_details_hold_what_may_be_kept_and_nothing_else(open_process: Opener) -> None:

@@ -218,10 +218,15 @@ async def test_links_are_made_for_those_who_may_ask(on_sqlite: Opener, tmp_path:
             ({"tx_ref": "r", "ttl_s": True}, 400, "invalid_ttl_s"),
             ({"tx_ref": "r", "ttl_s": 10**9}, 400, "invalid_ttl_s"),
             ({"tx_ref": ["r"]}, 400, "invalid_tx_ref"),
+            ({"id": "r\0"}, 400, "invalid_id"),
             (["r"], 400, "not_an_object"),
         ):
             refused = await world.post("/api/payments/link", asked)
             assert (refused.status, refused.reason) == (status, reason), asked
+        made = await world.post("/api/payments/link", {"tx_ref": "r", "ttl_s": 600.0})
+        assert made.status == 201
+        other = await world.get("/api/payments/link")
+        assert (other.status, other.headers["Allow"]) == (405, "POST")
 
 
 async def test_without_a_key_there_are_no_links(on_sqlite: Opener) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from paystate.keys import MAX_ID_LENGTH
 from paystate.shapes import Bounded, CursorText
 from webhook_server.description.operations import Parameter
+from webhook_server.parameters import IdText
 
-__all__ = ["Identifier", "Limit", "Number", "in_header", "in_path", "in_query"]
+__all__ = ["Limit", "Number", "in_header", "in_path", "in_query"]
 
-Identifier = Annotated[str, Bounded(min_length=1, max_length=MAX_ID_LENGTH)]
 # What `parameters.whole_number` takes.
 Number = Annotated[int, Bounded(minimum=0, maximum=10**18 - 1)]
 Limit = Annotated[int, Bounded(minimum=1, maximum=1000)]
@@ -39,13 +38,13 @@ _TYPES = {
 
 def in_path(name: str, meaning: str = "", kind: object = None) -> Parameter:
     """Return a parameter of the path."""
-    return Parameter(name, "path", kind or Identifier, meaning or _MEANINGS[name])
+    return Parameter(name, "path", kind or IdText, meaning or _MEANINGS[name])
 
 
 def in_query(*names: str) -> tuple[Parameter, ...]:
     """Return parameters of the query string that are known here by name."""
     return tuple(
-        Parameter(name, "query", _TYPES.get(name, Identifier), _MEANINGS[name]) for name in names
+        Parameter(name, "query", _TYPES.get(name, IdText), _MEANINGS[name]) for name in names
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any
 from paystate.payments.answers import StatusAnswerJson
 from webhook_server.answers import DetailsJson, ManyJson, WantedJson
 from webhook_server.description.operations import Answer, Example, Operation, Parameter
-from webhook_server.description.parameters import Identifier, in_path, in_query
+from webhook_server.description.parameters import in_path, in_query
+from webhook_server.parameters import IdText
 
 __all__ = ["OPERATIONS"]
 
@@ -94,7 +95,7 @@ OPERATIONS = (
         "GET", "/api/payments/status", "Status of a reference with slashes", "statuses", "read",
         (_STATUS, _UNCHANGED), _FRESHNESS,
         parameters=(
-            Parameter("tx_ref", "query", Identifier, "The merchant reference.", required=True),
+            Parameter("tx_ref", "query", IdText, "The merchant reference.", required=True),
             *in_query(*_ASKING),
         ),
         refuses=("tx_ref_missing", "invalid_tx_ref", *_NUMBERS, *_UNKNOWN),
