@@ -157,9 +157,10 @@ async def test_a_chargeback_is_found_in_its_list_and_told_as_it_goes_on(
         steps = {"initiated": "initiated", "declined": "pending", "lost": "completed"}
         for version, (word, step) in enumerate(steps.items(), before["version"] + 1):
             own = truth.charge_back(made, word=word, **dispute)
-            for _ in range(2):  # what is read again is no news
+            for news in (1, 0):  # what is read again is none
                 await world.age("listings", "due_ms", 12 * HOUR_MS)
-                await world.resources.reconciliation.round(checks=False)
+                report = await world.resources.reconciliation.round(checks=False)
+                assert report.found_in_lists == news + (version == before["version"] + 1) * news
             details = (await world.get(f"/api/payments/{number}")).body
             assert (details["status"], details["version"]) == ("successful", version)
             assert details["chargeback"] == step
@@ -177,7 +178,13 @@ async def test_a_chargeback_is_found_in_its_list_and_told_as_it_goes_on(
             ("verify", "listing", "applied", None)
         ] * 3
         # What is disputed before it is known to have been paid waits for that.
-        assert (await world.status(unknown))["status"] == "pending"
+        waiting = (await world.get(f"/api/payments/{unknown}")).body
+        assert (waiting["status"], waiting["chargeback"]) == ("pending", None)
+        sandbox.sandbox.settle(other, "successful", announce=False)
+        await world.age("listings", "due_ms", 12 * HOUR_MS)
+        await world.resources.reconciliation.round(Narrowed(due=False))
+        known = (await world.get(f"/api/payments/{unknown}")).body
+        assert (known["status"], known["chargeback"]) == ("successful", "completed")
         await nothing_wrong(world)
 
 
