@@ -30,6 +30,7 @@ from paystate.settings import Role, Settings, load
 from paystate.store import Store, open_store
 from paystate.store.migrate import upgrade
 from tests.hostile.remains import secrets_in
+from tests.node.packages import PackagesMissing, install_packages
 from tests.servers import OwnValkey, Postgres, free_port
 
 pytest_plugins = ["tests.afterwards"]
@@ -214,6 +215,15 @@ async def open_process(database_url: str, valkey_url: str) -> AsyncIterator[Open
     """What a process holds open, over real servers, on each of the two databases."""
     async with AsyncExitStack() as stack:
         yield Opener(stack, database_url, valkey_url)
+
+
+@pytest.fixture(scope="session")
+def node_packages() -> Path:
+    """What `tests/node` has of npm's packages, or a skip that says why they are not there."""
+    try:
+        return install_packages()
+    except PackagesMissing as e:
+        pytest.skip(str(e))
 
 
 @pytest.fixture

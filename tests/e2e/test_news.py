@@ -10,10 +10,8 @@ import asyncio
 import itertools
 import json
 import os
-import shutil
 import signal
 import sqlite3
-import subprocess
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -36,7 +34,7 @@ from paystate.store import open_store
 from paystate.store.inbox import NewEvent, Recorded
 from paystate.store.rows import _STATE, state_of
 from tests.harness import new_id
-from tests.parts import ROOT, Part, start_part
+from tests.parts import Part, start_part
 from tests.servers import OwnValkey, free_port
 from tests.unit import bodies
 
@@ -63,27 +61,9 @@ Held = dict[str, tuple[str, int]]
 
 
 @pytest.fixture(scope="session")
-def node_program() -> Path:
-    """The folder of the Node program with its packages installed, or a skip that says why not."""
-    folder = ROOT / "tests" / "node"
-    lock, installed = folder / "package-lock.json", folder / "node_modules" / ".installed"
-    for tool in ("node", "npm"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"{tool} is not installed")
-    if not installed.exists() or installed.read_bytes() != lock.read_bytes():
-        command = ["npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
-        try:
-            done = subprocess.run(
-                command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, timeout=180,
-                check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            pytest.skip("npm ci takes too long")
-        if done.returncode != 0:
-            last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-            pytest.skip(f"npm ci failed: {' '.join(last)}")
-        installed.write_bytes(lock.read_bytes())
-    return folder
+def node_program(node_packages: Path) -> Path:
+    """The folder of the Node program, which has its packages."""
+    return node_packages.parent
 
 
 class Client:

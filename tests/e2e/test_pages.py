@@ -7,9 +7,10 @@ Where Chromium is missing they are skipped, and say so: it is a Debian package o
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -56,6 +57,10 @@ CONTRAST = """
   return [...document.querySelectorAll(selector)].filter(shown).map(measured);
 }
 """
+
+# Of axe-core's rules: WCAG 2.0 to 2.2, A and AA, and its best practices.
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
+LOOKS = [{"width": width, "dark": dark} for width in (1280, 390) for dark in (False, True)]
 
 
 @dataclass
@@ -119,6 +124,26 @@ async def site(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Site]:
         browser = await stack.enter_async_context(open_browser(CHROMIUM))
         session = await stack.enter_async_context(aiohttp.ClientSession())
         yield Site(web, f"http://127.0.0.1:{port}", browser, session)
+
+
+@pytest.fixture(scope="module")
+def axe(node_packages: Path) -> str:
+    """axe-core, which finds what keeps people out who do not see, or not well."""
+    return (node_packages / "axe-core" / "axe.min.js").read_text("utf-8")
+
+
+async def barriers(page: Page, axe: str, looks: Sequence[dict[str, Any]] = LOOKS) -> list[Any]:
+    """Return what the checker finds in a page, in light and dark, on a desktop and a phone."""
+    await page.run(f"{axe};0")
+    found: list[Any] = []
+    for look in looks:
+        await page.look(**look)
+        found += await page.run(
+            f"axe.run(document, {{resultTypes: ['violations'], runOnly: {RULES}}}).then((result) =>"
+            " result.violations.map((v) => [v.id, v.nodes.length, v.nodes[0].html.slice(0, 200),"
+            " v.nodes[0].failureSummary.slice(0, 300)]))"
+        )
+    return found
 
 
 async def seen_at(page: Page, condition: str) -> float:
@@ -306,4 +331,47 @@ async def test_a_wrong_token_is_told_so(site: Site) -> None:
     await page.until("document.querySelector('#said').textContent.includes('none of the tokens')")
     assert await page.run("location.href") == f"{site.url}/sign-in"
     await contrasts(page, "h1, p, label, button")
+    await page.close()
+
+
+async def test_the_board_keeps_nobody_out(site: Site, axe: str) -> None:
+    page = await site.browser.open_page()
+    await page.goto(f"{site.url}/")
+    assert await barriers(page, axe) == []
+    await page.close()
+    held, pending = new_id(), new_id()
+    await site.webhook(held, "successful", amount="twelve")
+    await site.webhook(pending, "pending")
+    page = await site.board()
+    for number in (held, pending):
+        await page.until(f"document.querySelector('tr[data-payment=\"{number}\"]')")
+    await page.until("document.querySelector('#events [data-action=release]')")
+    assert await barriers(page, axe) == []
+    await page.click("#events [data-action=release]")
+    await page.until("document.querySelector('#ruling').open")
+    assert await barriers(page, axe) == []
+    await page.close()
+
+
+async def test_a_customers_page_keeps_nobody_out(site: Site, axe: str) -> None:
+    for status in ("pending", "failed", "successful"):
+        number = new_id()
+        await site.webhook(number, status)
+        page = await site.browser.open_page()
+        await page.goto(await site.link(number))
+        await page.until(f"document.querySelector('#page').dataset.state === '{status}'")
+        assert await barriers(page, axe) == []
+        await page.close()
+    page = await site.browser.open_page()
+    await page.goto(f"{site.url}/pay/damaged")
+    assert await barriers(page, axe) == []
+    await page.run("document.body.append(document.createElement('button'))")
+    assert {rule for rule, *_ in await barriers(page, axe)} == {"button-name"}  # it does look
+    await page.close()
+
+
+async def test_the_description_keeps_nobody_out(site: Site, axe: str) -> None:
+    page = await site.browser.open_page()
+    await page.goto(f"{site.url}/docs")
+    assert await barriers(page, axe, [LOOKS[0], LOOKS[3]]) == []  # it is long
     await page.close()

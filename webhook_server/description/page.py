@@ -78,7 +78,7 @@ def _operation(operation: Operation, described: dict[str, Any]) -> Iterator[str]
         yield f"<p>{_marked(operation.meaning)}</p>"
     if parameters := described.get("parameters"):
         yield from _table(
-            ("parameter", "in", "type", ""),
+            ("parameter", "in", "type", "meaning"),
             (
                 (f"<code>{one['name']}</code>", one["in"], _type(one["schema"]),
                  _marked(one["description"]))
@@ -90,7 +90,7 @@ def _operation(operation: Operation, described: dict[str, Any]) -> Iterator[str]
         first = next(iter(body["content"].values()))
         yield f"<p>Body: {_type(first['schema'])}, as {kinds}</p>"
     answers = (_answer(status, one) for status, one in described["responses"].items())
-    yield from _table(("status", "answer", ""), answers)
+    yield from _table(("status", "answer", "meaning"), answers)
     for example in operation.examples:
         yield from _example(operation, example)
     yield "</section>"
@@ -111,9 +111,9 @@ def _answer(status: str, response: dict[str, Any]) -> tuple[str, str, str]:
 
 def _example(operation: Operation, example: Example) -> Iterator[str]:
     yield f"<p>{escape(example.summary)}: <code>{example.status}</code></p>"
-    yield f"<pre>{escape(_curl(operation, example))}</pre>"
+    yield f'<pre tabindex="0">{escape(_curl(operation, example))}</pre>'
     if example.answer is not None:
-        yield f"<pre>{escape(json.dumps(example.answer, indent=2))}</pre>"
+        yield f'<pre tabindex="0">{escape(json.dumps(example.answer, indent=2))}</pre>'
 
 
 def _curl(operation: Operation, example: Example) -> str:
@@ -145,14 +145,14 @@ def _forms(schemas: dict[str, Schema]) -> Iterator[str]:
             optional = "" if field in required else " <small>may be missing</small>"
             rows.append((f"<code>{field}</code>{optional}", _type(one),
                          _marked(one.get("description", ""))))  # fmt: skip
-        yield from _table(("field", "type", ""), rows)
+        yield from _table(("field", "type", "meaning"), rows)
         yield "</section>"
 
 
 def _problems(problems: Sequence[dict[str, Any]]) -> Iterator[str]:
     yield '<h2 id="problems">Problems</h2>'
     yield from _table(
-        ("type", "status", ""),
+        ("type", "status", "meaning"),
         (
             (f'<code id="{one["reason"]}">{one["type"]}</code>', str(one["status"]),
              _marked(one["meaning"]))

@@ -1,0 +1,1 @@
+"""Programs and packages of Node that tests use."""
