@@ -160,4 +160,5 @@ async def _body(request: web.Request) -> dict[str, Any]:
         raise Refused(400, "not_json", "the body is not JSON") from None
     if not isinstance(body, dict):
         raise Refused(400, "not_an_object", 'send an object, as {"ttl_s": 600}')
+    kind_of(body.get("kind"))
     return body

@@ -219,6 +219,7 @@ async def test_links_are_made_for_those_who_may_ask(on_sqlite: Opener, tmp_path:
             ({"tx_ref": "r", "ttl_s": 10**9}, 400, "invalid_ttl_s"),
             ({"tx_ref": ["r"]}, 400, "invalid_tx_ref"),
             ({"id": "r\0"}, 400, "invalid_id"),
+            ({"tx_ref": "r", "kind": "order"}, 400, "invalid_kind"),
             (["r"], 400, "not_an_object"),
         ):
             refused = await world.post("/api/payments/link", asked)

@@ -131,7 +131,8 @@ def _body(operation: Operation, schemas: Schemas) -> dict[str, Any]:
     if examples:
         content["application/json"]["examples"] = examples
     if operation.form:
-        content["application/x-www-form-urlencoded"] = {"schema": schema}
+        # Nothing at all is an empty body, whatever its type.
+        content["application/x-www-form-urlencoded"] = {"schema": {**schema, "minProperties": 1}}
     return {"required": operation.body_required, "content": content}
 
 

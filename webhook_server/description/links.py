@@ -44,7 +44,7 @@ OPERATIONS = (
         "POST", "/api/payments/by-ref/{tx_ref}/link", "Make a link to a reference's page", "links",
         "read", _MADE, "The payment need not have begun.",
         parameters=(in_path("tx_ref"), *in_query("merchant")),
-        body=LinkJson, body_required=False, refuses=("invalid_tx_ref", *_BODY),
+        body=LinkJson, body_required=False, refuses=("invalid_tx_ref", "invalid_kind", *_BODY),
         examples=(Example("A reference", {"tx_ref": "order-7001"}, body={}, status=201),),
     ),
     Operation(
