@@ -40,9 +40,8 @@ _ACKNOWLEDGE = Batch(
         SELECT {now} AS ms
     ), unheard AS MATERIALIZED (
         SELECT r.* FROM {r}
-        WHERE NOT EXISTS (SELECT FROM entities WHERE key = r.entity_key)
-          AND NOT EXISTS (SELECT FROM entities WHERE key = r.reference_key)
-          AND NOT EXISTS (SELECT FROM inbox WHERE event_key = r.event_key)
+        WHERE NOT EXISTS (SELECT FROM entities WHERE key = r.entity_key OFFSET 0)
+          AND NOT EXISTS (SELECT FROM entities WHERE key = r.reference_key OFFSET 0)
     ), concerned AS MATERIALIZED (
         SELECT entity_key AS key, merchant, kind, own_id AS payment_id, NULL AS tx_ref FROM unheard
         UNION ALL

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import asyncpg
 import pytest
 
 from paystate.errors import StoreUnavailable
 from paystate.keys import Entity, EntityKind
-from paystate.store import Store, open_store, rows
+from paystate.status import Status
+from paystate.store import Decision, Recorded, Settled, Store, open_store, rows
 from paystate.store.engine import open_database
-from tests.integration.test_store import event
+from tests.integration.test_store import event, seen
 
+HANGS_S = 60
 ODD_IDS = ["1001", "un", "with space", "tab\there", "quote'\"", "Ünïcode"]
 # A path may hold a separator of ours: what is asked for is one payment then, not two.
 SEPARATED = Entity("default", EntityKind.CHARGE, "un\x1fit")
@@ -101,3 +105,35 @@ async def test_a_statement_that_hangs_is_waited_for_once(postgres_url: str) -> N
         assert [row[0] for row in await database.fetch("SELECT 1")] == [1]
     finally:
         await database.close()
+
+
+async def test_no_table_is_gone_through(postgres_url: str) -> None:
+    """Recording and settling find rows by their keys, also by plans made for empty tables."""
+    async with open_store(postgres_url, pool=6, timeout_s=10) as store:
+        await _of_the_server(postgres_url, "ANALYZE")
+        for kind in ("charge", "transfer"):
+            entities = [Entity("default", EntityKind(kind), str(n)) for n in range(50)]
+            for name in ("new", "known"):
+                found = await store.acknowledge([event(f"{name}-{kind}-{e.id}", e)
+                                                 for e in entities])  # fmt: skip
+                ids = [one.inbox_id for one in found if isinstance(one, Recorded)]
+                look = await store.look([i for i in ids if i is not None])
+                decisions = [
+                    Decision(row.id, row.entity, update=seen(Status.PENDING, row.entity))
+                    for row in look.rows
+                ]
+
+                async def nothing(_states: object) -> None: ...
+
+                settled = await store.settle(decisions, nothing, look=look)
+                assert [len(one.endings) for one in settled if isinstance(one, Settled)] == [50]
+            assert len(await store.states(entities)) == 50
+    async with asyncio.timeout(HANGS_S):
+        while await _left(postgres_url):  # a connection tells what it has done when it ends
+            pass
+    scans = await _of_the_server(
+        postgres_url,
+        "SELECT relname FROM pg_stat_user_tables WHERE seq_tup_read > 0 AND relname IN"
+        " ('entities', 'inbox', 'changes', 'details', 'customers', 'customer_payments')",
+    )
+    assert [row["relname"] for row in scans] == []
