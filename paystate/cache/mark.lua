@@ -25,7 +25,13 @@ if held[1] ~= 'successful' then
   if held[1] and (tonumber(held[2]) or 0) < floor then
     redis.call('HDEL', KEYS[1], 'status', 'version', 'at', 'link', 'proven_at', 'incarnation')
   end
-  redis.call('HSET', KEYS[1], 'floor', string.format('%.0f', floor))
+  if floor ~= tonumber(held[3]) then
+    redis.call('HSET', KEYS[1], 'floor', string.format('%.0f', floor))
+  end
+end
+if not (held[1] or held[3] or held[4]) then
+  redis.call('PEXPIRE', KEYS[1], ARGV[2])
+  return floor
 end
 local left = redis.call('PTTL', KEYS[1])
 if held[1] == 'successful' then

@@ -17,13 +17,16 @@
 -- the commit may already have overtaken it. The change is published in either case, and after the
 -- write, so that whoever hears of it and asks the cache is not told what was there before.
 
-local held = redis.call('HMGET', KEYS[1], 'status', 'version', 'floor')
+local held = redis.call('HMGET', KEYS[1], 'status', 'version', 'floor', 'token')
+local is_new = not (held[1] or held[3] or held[4])
 local version = tonumber(ARGV[2])
 local stored = 0
 
 if ARGV[1] == 'successful' then
   if held[1] ~= 'successful' or (tonumber(held[2]) or 0) < version then
-    redis.call('DEL', KEYS[1])
+    if not is_new then
+      redis.call('DEL', KEYS[1])
+    end
     redis.call('HSET', KEYS[1], 'status', ARGV[1], 'version', ARGV[2], 'at', ARGV[3],
       'link', ARGV[4])
     stored = 1
@@ -31,12 +34,16 @@ if ARGV[1] == 'successful' then
   redis.call('PEXPIRE', KEYS[1], ARGV[5])
 elseif held[1] ~= 'successful' then
   local floor = math.max(tonumber(held[3]) or 0, version)
-  redis.call('HDEL', KEYS[1], 'token', 'token_at', 'token_until', 'token_incarnation')
+  if held[4] then
+    redis.call('HDEL', KEYS[1], 'token', 'token_at', 'token_until', 'token_incarnation')
+  end
   if held[1] and (tonumber(held[2]) or 0) < floor then
     redis.call('HDEL', KEYS[1], 'status', 'version', 'at', 'link', 'proven_at', 'incarnation')
   end
-  redis.call('HSET', KEYS[1], 'floor', string.format('%.0f', floor))
-  if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then
+  if floor ~= tonumber(held[3]) then
+    redis.call('HSET', KEYS[1], 'floor', string.format('%.0f', floor))
+  end
+  if is_new or redis.call('PTTL', KEYS[1]) < tonumber(ARGV[5]) then
     redis.call('PEXPIRE', KEYS[1], ARGV[5])
   end
 end

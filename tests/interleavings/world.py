@@ -18,7 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.cache import statuses
 from paystate.cache.documents import DocumentCache
-from paystate.cache.scripts import KEEP
+from paystate.cache.scripts import KEEP, together
 from paystate.cache.statuses import StatusCache
 from paystate.connections import connect
 from paystate.expected import Expected
@@ -87,6 +87,7 @@ class Servers:
         async with self.redis.pipeline(transaction=False) as pipe:
             for script in (statuses.GET, statuses.FILL, statuses.MARK, statuses.PUT, KEEP):
                 pipe.script_load(script.text)
+                pipe.script_load(together(script).text)
             await pipe.execute()
 
 
@@ -136,7 +137,8 @@ class _Pipeline:
 
     def evalsha(self, digest: str, keys: int, *arguments: Any) -> None:
         scripts = (statuses.GET, statuses.FILL, statuses.MARK, statuses.PUT, KEEP)
-        self._names.append(next(script.name for script in scripts if script.digest == digest))
+        ran = next(s for s in scripts if digest in (s.digest, together(s).digest))
+        self._names.append(ran.name)
         self._pipe.evalsha(digest, keys, *arguments)
 
     async def execute(self, *, raise_on_error: bool = True) -> list[Any]:

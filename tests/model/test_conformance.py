@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from typing import Any
 
+import pytest
 from redis.asyncio import Redis
 
-from paystate.cache.scripts import FILL, GET, MARK, PUT, run
+from paystate.cache.scripts import FILL, GET, MARK, PUT, Script, run
 from paystate.keys import Entity, EntityKind
 from paystate.state import EntityState
 from paystate.store import Decision as StoreDecision
@@ -48,13 +50,22 @@ TTL_MS = 10 * LEASE_MS
 
 
 class Server:
-    """The scripts on a real server, with the model's steps as methods."""
+    """The scripts on a real server, with the model's steps as methods.
 
-    def __init__(self, redis: Redis) -> None:
+    With `others` each call is one of three that are made together, about other keys.
+    """
+
+    def __init__(self, redis: Redis, others: bool) -> None:
         self.redis = redis
+        self.others = others
+
+    async def _run(self, script: Script, *arguments: object) -> object:
+        keys = ("model:before", KEY, "model:after") if self.others else (KEY,)
+        replies = await run(self.redis, [(script, key, arguments) for key in keys])
+        return replies[len(keys) // 2]
 
     async def get(self, reader: int) -> tuple[tuple[int, int] | None, bool]:
-        (reply,) = await run(self.redis, [(GET, KEY, (LEASE_MS, str(reader) if reader else ""))])
+        reply: Any = await self._run(GET, LEASE_MS, str(reader) if reader else "")
         if reply[0] == 1:
             words = [word.value for word in WORDS]
             return (words.index(reply[1].decode()), int(reply[2])), False
@@ -62,17 +73,14 @@ class Server:
 
     async def fill(self, reader: int, read: Read) -> None:
         closed = 0 if read.cacheable else 1
-        arguments = (
-            LEASE_MS, str(reader), WORDS[read.shown].value, read.version, 1, "", TTL_MS, closed
-        )  # fmt: skip
-        await run(self.redis, [(FILL, KEY, arguments)])
+        shown = WORDS[read.shown].value
+        await self._run(FILL, LEASE_MS, str(reader), shown, read.version, 1, "", TTL_MS, closed)
 
     async def mark(self, version: int) -> None:
-        await run(self.redis, [(MARK, KEY, (version, TTL_MS, TTL_MS))])
+        await self._run(MARK, version, TTL_MS, TTL_MS)
 
     async def put(self, version: int, shown: int) -> None:
-        arguments = (WORDS[shown].value, version, 1, "", TTL_MS, "", "a", "b")
-        await run(self.redis, [(PUT, KEY, arguments)])
+        await self._run(PUT, WORDS[shown].value, version, 1, "", TTL_MS, "", "a", "b")
 
     async def tick(self) -> None:
         ages = {
@@ -99,8 +107,8 @@ class Server:
 class Both:
     """One hash on the server and in the model."""
 
-    def __init__(self, redis: Redis) -> None:
-        self.server, self.model = Server(redis), Paystate(2)
+    def __init__(self, redis: Redis, others: bool) -> None:
+        self.server, self.model = Server(redis, others), Paystate(2)
         self.held: Hash = EMPTY
         self.granted = self.hits = 0
 
@@ -138,10 +146,11 @@ class Both:
         self.held = EMPTY
 
 
-async def test_the_scripts_do_what_the_model_says(redis: Redis) -> None:
+@pytest.mark.parametrize("others", [False, True], ids=["alone", "together"])
+async def test_the_scripts_do_what_the_model_says(redis: Redis, others: bool) -> None:
     """Three thousand random steps: every answer, every token and every entry is the model's."""
     draw = random.Random(20)
-    both = Both(redis)
+    both = Both(redis, others)
     often = (both.get, both.get, both.fill, both.fill, both.mark, both.put, both.tick)
     for _ in range(3000):
         step = draw.choice([*often, *often, both.evict, both.promote])
