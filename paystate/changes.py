@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Annotated, Any, Self, TypedDict
+from typing import Annotated, Any, NamedTuple, Self, TypedDict
 
 from paystate.keys import Entity, EntityKind
 from paystate.shapes import Bounded, CursorText, Moment, Version
@@ -76,9 +76,8 @@ class ChangeJson(TypedDict):
     cursor: Annotated[CursorText, "Go on from here: `GET /api/changes?after=`."]
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A committed change of what is shown of one entity.
+class Change(NamedTuple):
+    """A committed change of what is shown of one entity; a tuple, as `EntityState` is.
 
     For a merchant reference `entity.kind` is ``reference``, the versions are the reference's own,
     and `payment_id` names the attempt that decides its status, or nobody yet.
@@ -100,10 +99,10 @@ class Change:
         return {
             "payment_id": self.payment_id,
             "tx_ref": self.tx_ref,
-            "kind": self.entity.kind.value,
+            "kind": str(self.entity.kind),  # sooner than `value`, as below
             "merchant": self.entity.merchant,
-            "status": self.status.value,
-            "previous_status": self.previous_status.value if self.previous_status else None,
+            "status": str(self.status),
+            "previous_status": str(self.previous_status) if self.previous_status else None,
             "terminal": self.terminal,
             "version": self.version,
             "previous_version": self.previous_version,

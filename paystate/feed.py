@@ -22,7 +22,6 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, Protocol
 
 import hiredis
@@ -217,7 +216,7 @@ class Feed:
                 change = Change.from_json(body)
                 # Its own cursor says that it was committed, not that all before it was published.
                 # A client that goes on from here must be told whatever the wire has lost.
-                self._tell(replace(change, cursor=self._cursor or Cursor()))
+                self._tell(change._replace(cursor=self._cursor or Cursor()))
             else:
                 self._is_news(entity, version, previous_version)
         except (ValueError, KeyError, TypeError):

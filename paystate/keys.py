@@ -10,13 +10,20 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from enum import StrEnum
-from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote, unquote
 
 from paystate.updates import Kind
 
-__all__ = ["DEFAULT_MERCHANT", "MAX_ID_LENGTH", "Entity", "EntityKind", "Keys", "segment"]
+__all__ = [
+    "DEFAULT_MERCHANT",
+    "MAX_ID_LENGTH",
+    "Entity",
+    "EntityKind",
+    "Keys",
+    "hash_and_changes",
+    "segment",
+]
 
 SERVICE = "flw"
 VERSION = "v1"
@@ -67,7 +74,7 @@ class Entity(NamedTuple):
     @classmethod
     def payment(cls, merchant: str, kind: Kind, payment_id: str) -> Entity:
         """Return the identity of a charge or transfer."""
-        return cls(merchant, EntityKind(kind.value), payment_id)
+        return cls(merchant, EntityKind.named(kind), payment_id)
 
     @classmethod
     def reference(cls, merchant: str, tx_ref: str) -> Entity:
@@ -110,8 +117,7 @@ class Keys:
     prefix: str = f"{SERVICE}:{VERSION}"
 
     def _entity(self, entity: Entity, attribute: str) -> str:
-        scope = _scope(self.prefix, entity.merchant)
-        return f"{scope}:{_SEGMENTS[entity.kind]}:{segment(entity.id)}:{attribute}"
+        return f"{_start(self, entity)}:{attribute}"
 
     def hash(self, entity: Entity) -> str:
         """Return the key of the one hash that holds an entity's status."""
@@ -229,11 +235,16 @@ class Keys:
         return f"{self.prefix}:queue"
 
 
-# Marked, put and published one after the other: each has its name made once.
-@lru_cache(maxsize=2048)
-def _start(prefix: str, entity: Entity) -> str:
+def hash_and_changes(keys: Keys, entity: Entity) -> tuple[str, str]:
+    """Return `Keys.hash` and `Keys.changes` of an entity, in the time of one."""
+    start = _start(keys, entity)
+    return f"{start}:hash", f"{start}:changes"
+
+
+def _start(keys: Keys, entity: Entity) -> str:
     """Return what all keys of an entity begin with."""
-    return f"{_scope(prefix, entity.merchant)}:{_SEGMENTS[entity.kind]}:{segment(entity.id)}"
+    merchant, kind, own_id = entity
+    return f"{_scope(keys.prefix, merchant)}:{_SEGMENTS[kind]}:{segment(own_id)}"
 
 
 def _scope(prefix: str, merchant: str) -> str:

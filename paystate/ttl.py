@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from paystate.status import Status
+from paystate.status import TERMINAL, Status
 
 __all__ = ["DEFAULT_TTL", "TtlPolicy"]
 
@@ -35,15 +35,11 @@ class TtlPolicy:
 
     def seconds(self, status: Status) -> int:
         """Return the time to live of an entry with `status`, in seconds and without jitter."""
-        match status:
-            case Status.SUCCESSFUL | Status.FAILED | Status.VOIDED:
-                return self.terminal_s
-            case Status.PENDING:
-                return self.pending_s
-            case Status.PROCESSING:
-                return self.processing_s
-            case Status.UNKNOWN:
-                return self.unknown_s
+        if status in TERMINAL:
+            return self.terminal_s
+        if status is Status.PENDING:
+            return self.pending_s
+        return self.processing_s if status is Status.PROCESSING else self.unknown_s
 
     def customer_seconds(self, idle_s: float) -> int:
         """Return the time to live of a profile, in seconds, `idle_s` after the last payment."""

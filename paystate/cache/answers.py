@@ -46,8 +46,11 @@ class Miss:
 
 def kept_link(state: EntityState) -> str:
     """Return the link of a state as its entry keeps it."""
-    attempt = Attempt.parse(state.link) if state.entity.is_reference else None
-    return attempt.short() if attempt is not None else state.link or ""
+    link = state.link
+    if link is None or not state.entity.is_reference:
+        return link or ""
+    attempt = Attempt.parse(link)
+    return attempt.short() if attempt is not None else link
 
 
 def is_foreign(error: Exception) -> bool:

@@ -23,7 +23,7 @@ from paystate.changes import Change
 from paystate.cluster import NodeDown
 from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import CacheUnavailable
-from paystate.keys import Entity, Keys
+from paystate.keys import Entity, Keys, hash_and_changes
 from paystate.observability import Metrics, logger
 from paystate.state import EntityState
 from paystate.status import Status
@@ -271,17 +271,19 @@ class StatusCache:
         ])  # fmt: skip
 
     def _put_call(self, state: EntityState, change: Change | None) -> Call:
+        shown, entity = state.shown, state.entity
+        key, channel = hash_and_changes(self._keys, entity)
         arguments = (
-            state.shown.value,
+            shown,
             state.version,
             state.changed_ms,
             kept_link(state),
-            self._ttl.milliseconds(state.shown, self._draw()),
+            self._ttl.milliseconds(shown, self._draw()),
             orjson.dumps(change.to_json()) if change else b"",
-            self._keys.changes(state.entity),
-            self._keys.all_changes(state.entity.merchant),
+            channel,
+            self._keys.all_changes(entity.merchant),
         )
-        return PUT, self._keys.hash(state.entity), arguments
+        return PUT, key, arguments
 
     async def _write(self, operation: str, calls: Sequence[Call]) -> None:
         if not calls:

@@ -7,6 +7,7 @@ in the characters their field is made of, so that no free text travels on in a f
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Context, Decimal, Inexact, InvalidOperation
 from typing import Any
@@ -48,6 +49,8 @@ _AMOUNT_STEP = Decimal("1e-9")
 _EXACT = Context(prec=30, traps=[Inexact, InvalidOperation])
 _PLAIN_NUMBER = re.compile(r"[0-9]{1,40}(?:\.[0-9]{1,40})?")
 
+# As most moments come: in UTC, with milliseconds.
+_AS_KEPT = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}Z")
 _EPOCH = re.compile(r"[0-9]{9,13}(?:\.[0-9]{1,9})?")
 # Seconds up to the year 5138; from there on it is milliseconds, since 1973.
 _EPOCH_MS_FROM = 10**11
@@ -59,8 +62,39 @@ _CARD_TYPE = re.compile(r"[A-Za-z][A-Za-z _-]{0,19}")  # no digit: a card number
 _CARD_EXPIRY = re.compile(r"(?:0[1-9]|1[0-2])/[0-9]{2}")
 
 
+# Words of one field that are remembered.
+_WORDS_KNOWN = 256
+
+
 def _matching(pattern: re.Pattern[str], value: Any) -> str | None:
     return value if isinstance(value, str) and pattern.fullmatch(value) else None
+
+
+def _one_of_few(pattern: re.Pattern[str]) -> Callable[[Any], str | None]:
+    """Return `_matching` for a field that holds one of few words: each is looked at once.
+
+    Only what matches is remembered: it may be kept, and its length has a bound.
+    """
+    known: set[str] = set()
+
+    def matching(value: Any) -> str | None:
+        if type(value) is not str:
+            return None
+        if value not in known:
+            if not pattern.fullmatch(value):
+                return None
+            if len(known) >= _WORDS_KNOWN:
+                known.clear()
+            known.add(value)
+        return value
+
+    return matching
+
+
+_currency, _provider_status, _word, _code, _card_type, _card_expiry = map(
+    _one_of_few, (_CURRENCY, _PROVIDER_STATUS, _WORD, _CODE, _CARD_TYPE, _CARD_EXPIRY)
+)
+_NO_CARD = Card()
 
 
 def _integer_text(value: Any) -> str | None:
@@ -94,10 +128,10 @@ def money(value: Any) -> Decimal | None:
     Takes an int, a Decimal or a plain number as text (a form's). The result is exact and has no
     exponent and no trailing zeros.
     """
+    if type(value) is int:
+        return Decimal(value) if 0 <= value < _AMOUNT_BOUND else None
     if isinstance(value, str):
         number = Decimal(value) if _PLAIN_NUMBER.fullmatch(value) else None
-    elif type(value) is int:
-        number = Decimal(value) if 0 <= value < _AMOUNT_BOUND else None
     else:
         number = value if isinstance(value, Decimal) else None
     if number is None or not number.is_finite():
@@ -107,6 +141,9 @@ def money(value: Any) -> Decimal | None:
     # The size first: an exponent of a billion is a short text and a long number.
     if number < 0 or number.adjusted() >= 15:
         return None
+    _, digits, exponent = number.as_tuple()
+    if isinstance(exponent, int) and -9 <= exponent < 0 and digits[-1]:  # as most are written
+        return number
     try:
         shortest = number.quantize(_AMOUNT_STEP, context=_EXACT).normalize(_EXACT)
     except (Inexact, InvalidOperation):
@@ -116,7 +153,7 @@ def money(value: Any) -> Decimal | None:
 
 def currency(value: Any) -> str | None:
     """Return three letters in upper case."""
-    text = _matching(_CURRENCY, value)
+    text = _currency(value)
     return text.upper() if text else None
 
 
@@ -130,17 +167,17 @@ def event_type(value: Any) -> str:
 def provider_status(value: Any) -> str:
     """Return the provider's own word for a status, or `UNRECOGNISED`."""
     text = value.strip() if isinstance(value, str) else value
-    return _matching(_PROVIDER_STATUS, text) or UNRECOGNISED
+    return _provider_status(text) or UNRECOGNISED
 
 
 def word(value: Any) -> str | None:
     """Return one word, such as a payment type."""
-    return _matching(_WORD, value)
+    return _word(value)
 
 
 def code(value: Any) -> str | None:
     """Return a short code, such as a processor's response code."""
-    return _matching(_CODE, value)
+    return _code(value)
 
 
 def instant(value: Any) -> str | None:
@@ -153,6 +190,9 @@ def instant(value: Any) -> str | None:
         if isinstance(value, str):
             if len(value) > 40:
                 return None
+            if _AS_KEPT.fullmatch(value):
+                datetime.fromisoformat(value)
+                return f"{value[:-1]}+00:00"
             if not _EPOCH.fullmatch(value):
                 return _utc(datetime.fromisoformat(value))
             value = Decimal(value)
@@ -183,7 +223,7 @@ def card(first_6: Any, last_4: Any, card_type: Any, expiry: Any) -> Card | None:
     found = Card(
         first_6=_matching(_CARD_FIRST_6, first_6),
         last_4=_matching(_CARD_LAST_4, last_4),
-        type=_matching(_CARD_TYPE, card_type),
-        expiry=_matching(_CARD_EXPIRY, expiry),
+        type=_card_type(card_type),
+        expiry=_card_expiry(expiry),
     )
-    return found if found != Card() else None
+    return found if found != _NO_CARD else None

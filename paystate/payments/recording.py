@@ -35,6 +35,9 @@ BATCH = 200
 
 def _event_key(*parts: str) -> str:
     """Return one key for what makes an event that event; no two lists of parts share one."""
+    joined = "".join([f"{len(part)}:{part}" for part in parts])
+    if joined.isascii():  # then letters are bytes
+        return hashlib.sha256(joined.encode()).hexdigest()
     encoded = [part.encode() for part in parts]
     return hashlib.sha256(b"".join([b"%d:%b" % (len(raw), raw) for raw in encoded])).hexdigest()
 

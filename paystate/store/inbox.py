@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from sqlalchemy import bindparam, select, update
@@ -55,8 +54,7 @@ OPEN = "open"
 IGNORED = "ignored"  # genuine, counted, and nothing to apply
 
 
-@dataclass(frozen=True, slots=True)
-class NewEvent:
+class NewEvent(NamedTuple):
     """An event to record. `entity` None means that it is about no payment: it ends at once.
 
     `subject` names the form of `content`: payment, overlay or ignored.
@@ -73,8 +71,7 @@ class NewEvent:
     reason: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """What became of one event. `states` are the rows to mark in the cache, as committed."""
 
     inbox_id: int | None
