@@ -395,6 +395,21 @@ async def _fetch(control: Control, path: str) -> tuple[str, Any]:
         return await response.text(), response.headers
 
 
+async def test_a_charge_is_disputed_and_the_dispute_taken_further(control: Control) -> None:
+    """It stands in the list of its API, and no webhook tells of it."""
+    sandbox = control.sandbox
+    paid, pending = (sandbox.create(amount=Decimal(100), currency="NGN") for _ in range(2))
+    sandbox.settle(paid, "successful", announce=False)
+    path = f"payments/{paid.id}/chargeback"
+    for body, status in (({"amount": "40"}, "initiated"), ({"status": "won"}, "won")):
+        code, shown = await control.post(path, body)
+        assert (code, [c["status"] for c in shown["chargebacks"]]) == (200, [status])
+    assert (shown["chargebacks"][0]["amount"], shown["status"]) == ("40", "successful")
+    assert (await control.get("deliveries"))["deliveries"] == []
+    for refused, body in ((path, {"status": "gone"}), (f"payments/{pending.id}/chargeback", {})):
+        assert (await control.post(refused, body))[0] in (400, 409)
+
+
 async def test_the_page_is_ours_alone(control: Control) -> None:
     assert "unsafe" not in CONTENT_SECURITY_POLICY
     assert "default-src 'none'" in CONTENT_SECURITY_POLICY

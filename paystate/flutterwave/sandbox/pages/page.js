@@ -110,14 +110,18 @@ function paymentActions(payment) {
   button("fail", "settle", { status: "failed" });
   button("succeed silently", "settle", { status: "successful", announce: false });
   button("send again", "announce", {});
-  if (payment.kind === "charge") button("refund", "refund", {});
-  else if (payment.api === "v4") button("reverse", "reverse", {});
+  if (payment.kind === "charge") {
+    button("refund", "refund", {});
+    if (payment.chargebacks.length) button("lose dispute", "chargeback", { status: "lost" });
+    else button("dispute", "chargeback", {});
+  } else if (payment.api === "v4") button("reverse", "reverse", {});
   return cell;
 }
 
 function statusOf(payment) {
   const refunded = payment.refunds.length ? ", refunded" : "";
-  return payment.status + refunded + (payment.reversed_at === null ? "" : ", reversed");
+  const disputed = payment.chargebacks.map((c) => `, chargeback ${c.status}`).join("");
+  return payment.status + refunded + disputed + (payment.reversed_at === null ? "" : ", reversed");
 }
 
 function showPayments(payments) {
