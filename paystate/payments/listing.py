@@ -6,7 +6,8 @@ in, and so is what is further than ours. What it calls pending is asked about by
 
 A list that turns out to go back in time is left as soon as it has come to before the window; one
 that does not is read to its end. Charges, transfers and chargebacks have lists of their own. An
-account that may not see one of the others is no reason to leave its charges alone.
+account that may not see one of the others, or a list that cannot be read, is no reason to leave its
+charges alone.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ _LISTS = (
     _Which("v3:chargeback", Api.V3, Lists.CHARGEBACKS),
     _Which("v4:chargeback", Api.V4, Lists.CHARGEBACKS),
 )
+# What comes in the place of a list, and will do so again.
+_NO_LIST = frozenset({"unreadable", "no_data"})
 # Chargebacks change in place: their lists are read again from so far back, and less often.
 DISPUTED_MS = 120 * 24 * 3600 * 1000
 DISPUTED_EVERY = 12
@@ -140,10 +143,10 @@ class Lister:
             except (ProviderUnavailable, ProviderRejected) as e:
                 self._metrics.provider_calls.labels(Purpose.RECONCILE, e.reason).inc()
                 log.info("list_put_off", list=which.name, page=page, reason=e.reason)
-                if which.what is not Lists.CHARGES and isinstance(e, ProviderRejected):
-                    again_ms = every_ms
-                else:
+                if which.what is Lists.CHARGES:
                     report.put_off[merchant] = e.reason
+                elif isinstance(e, ProviderRejected) or e.reason in _NO_LIST:
+                    again_ms = every_ms
                 break
             self._metrics.provider_calls.labels(Purpose.RECONCILE, "found").inc()
             await self._bring_in(report, merchant, found, listing.until_ms)
