@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import orjson
 from aiohttp import web
 
+from paystate.payments.asking import FAILED_S
 from paystate.payments.customers import CustomerId, ProfileJson
 from paystate.payments.desk import Desk
 from paystate.payments.erasing import ErasedJson, ExportJson
@@ -22,6 +23,7 @@ MOST_PAGES = 5000
 
 # It is about a person: no proxy and no browser keeps it.
 _PRIVATE = {"Cache-Control": "private, no-store", "Vary": "Authorization"}
+_NONE: Mapping[str, str] = {}
 
 
 class CustomerEndpoints:
@@ -48,7 +50,10 @@ class CustomerEndpoints:
 
     async def profile(self, request: web.Request) -> web.Response:
         """``GET /api/customers/{id}``."""
-        return _json(await self._desk.profiles.profile(self._who(request)))
+        profile = await self._desk.profiles.profile(self._who(request))
+        # When Flutterwave may be asked again: whoever asks sooner is told the same.
+        later = {} if profile["fresh"] else {"Retry-After": str(FAILED_S)}
+        return _json(profile, later)
 
     async def payments(self, request: web.Request) -> web.Response:
         """``GET /api/customers/{id}/payments?page=`` or ``?cursor=``."""
@@ -73,5 +78,9 @@ class CustomerEndpoints:
         return _json(await self._desk.personal.erase(self._who(request), operator=caller.name))
 
 
-def _json(body: ProfileJson | HistoryJson | ExportJson | ErasedJson) -> web.Response:
-    return web.Response(body=orjson.dumps(body), content_type="application/json", headers=_PRIVATE)
+def _json(
+    body: ProfileJson | HistoryJson | ExportJson | ErasedJson, headers: Mapping[str, str] = _NONE
+) -> web.Response:
+    return web.Response(
+        body=orjson.dumps(body), content_type="application/json", headers={**_PRIVATE, **headers}
+    )

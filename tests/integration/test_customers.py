@@ -242,11 +242,30 @@ async def test_without_its_provider_a_profile_is_what_was_known_and_says_so(
         assert (await world.get(path)).body["fresh"] is True
         await _paid(world, sandbox, who)
         sandbox.sandbox.faults.set(Fault(FaultMode.UNAVAILABLE))
-        shown = (await world.get(path)).body
+        answer = await world.get(path)
+        shown = answer.body
         assert (shown["name"], shown["fresh"], shown["source"]) == (
             f"{who.first_name} {who.last_name}", False, "database",
         )  # fmt: skip
         assert shown["payments"] == 2
+        assert 1 <= int(answer.headers["Retry-After"]) <= 60
+
+
+async def test_while_one_process_asks_the_others_tell_what_is_known(opener: Opener) -> None:
+    async with _shop(opener) as (world, sandbox):
+        other_process = _world(opener, **provider_settings(sandbox))
+        async with other_process as other:
+            who = sandbox.sandbox.truth.customers[8]
+            await _paid(world, sandbox, who, v4=True)
+            sandbox.sandbox.faults.set(Fault(FaultMode.SLOW))
+            path = f"/api/customers/{who.v4_id}"
+            asking = asyncio.create_task(world.get(path))
+            await sandbox.sandbox.faults.held_back.wait()
+            told = (await other.get(path)).body
+            assert (told["payments"], told["email"], told["fresh"]) == (1, None, False)
+            sandbox.sandbox.faults.set(Fault())
+            assert (await asking).body["email"] == who.email
+            assert _calls(world) + _calls(other) == 1
 
 
 async def test_a_customer_whom_nobody_knows_is_asked_for_once(opener: Opener) -> None:

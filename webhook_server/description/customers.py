@@ -34,7 +34,12 @@ _PROFILE = {
 OPERATIONS = (
     Operation(
         "GET", "/api/customers/{id}", "A customer's profile", "customers", "read",
-        (Answer(200, "What is known of them.", ProfileJson),),
+        (
+            Answer(
+                200, "What is known of them.", ProfileJson,
+                headers={"Retry-After": "Seconds, if it is not fresh."},
+            ),
+        ),
         "Flutterwave is asked where it may know something newer. A means of payment has a type, "
         "the last four digits, a brand and an expiry, and nothing else.",
         parameters=(_ID, *in_query("merchant")),
