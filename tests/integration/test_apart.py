@@ -132,6 +132,22 @@ async def test_a_duplicate_is_one_only_for_the_merchant_that_sent_it(world: Worl
     assert again.body["status"] == "duplicate"
 
 
+async def test_the_very_same_webhook_is_an_event_of_each_merchant(world: World) -> None:
+    """Byte for byte, with the same id: nothing but who sent it tells the two apart."""
+    v3 = bodies.v3_charge(id=NUMBER, tx_ref=TX_REF)
+    v4 = bodies.v4_charge(id=CHARGE, reference=f"{TX_REF}-v4") | {"webhook_id": WEBHOOK}
+    ours, theirs = {"secret": OURS[1]}, {"secret": THEIRS[1], "merchant": "shop"}
+    for word in ("recorded", "duplicate"):
+        for to in (ours, theirs):
+            assert (await world.v3(v3, **to)).body["status"] == word
+            assert (await world.v4(v4, **to)).body["status"] == word
+    await world.settle()
+    for whose in (OURS, THEIRS):
+        for number in (NUMBER, CHARGE):
+            shown = await world.get(f"/api/payments/{number}/status", token=whose[2])
+            assert shown.body["status"] == "successful"
+
+
 async def test_neither_secrets_nor_tokens_open_anything_of_the_other(world: World) -> None:
     await deliver(world, OURS)
     await deliver(world, THEIRS)
