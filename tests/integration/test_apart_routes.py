@@ -128,6 +128,7 @@ ROUTES: dict[str, Route] = {
         f"{P}/by-ref/{TX_REF}/explain", STATUS, By.OPERATOR
     ),
     f"POST {P}/link": Route(f"{P}/link", body={"tx_ref": TX_REF}),
+    f"* {P}/link": Route(f"{P}/link", by=By.ALL),  # which is not for any other method
     f"POST {P}/by-ref/{{tx_ref}}/link": Route(f"{P}/by-ref/{TX_REF}/link", body={}),
     f"POST {P}/{{id}}/link": Route(f"{P}/{NUMBER}/link", body={}),
     "GET /pay/{token}": Route("{link}", ("page",), By.LINK),
@@ -246,7 +247,8 @@ async def told(two: Two, side: Side, name: str) -> tuple[int, str]:
     route = ROUTES[name]
     token = {By.READER: side.reader, By.OPERATOR: side.operator}.get(route.by)
     path = route.path.format(link=side.link) if route.by is By.LINK else route.path
-    return await ask(two, name.partition(" ")[0], path, token, route.body)
+    method = name.partition(" ")[0]
+    return await ask(two, "PUT" if method == "*" else method, path, token, route.body)
 
 
 def reading() -> list[str]:
