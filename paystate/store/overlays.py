@@ -8,7 +8,6 @@ from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.keys import Entity
-from paystate.store.batches import Batch
 from paystate.store.tables import among, overlays
 from paystate.updates import Overlay, OverlayJson, OverlayStatus, OverlayType
 
@@ -52,7 +51,6 @@ async def upsert_overlay(
         if not news:
             return False
         await connection.execute(update(overlays).where(where).values(**news, updated_ms=time_ms))
-    await _raise_revision(connection, entity, time_ms)
     return True
 
 
@@ -83,21 +81,6 @@ def is_news(overlay: Overlay, held: OverlayJson | None) -> bool:
 
 def _text(overlay: Overlay) -> str | None:
     return format(overlay.amount, "f") if overlay.amount is not None else None
-
-
-async def _raise_revision(connection: AsyncConnection, entity: Entity, time_ms: int) -> None:
-    """Have it seen that what was read of the payment before is not the latest any more."""
-    await _RAISE.run(connection, [(entity.row_key,)], time_ms=time_ms)
-
-
-_RAISE = Batch(
-    "key text",
-    """
-    INSERT INTO details (key, content, updated_ms, revision)
-    SELECT r.key, '{{}}', CAST(:time_ms AS BIGINT), 1 FROM {r} WHERE true
-    ON CONFLICT (key) DO UPDATE SET revision = details.revision + 1
-    """,
-)
 
 
 async def known_overlays(
