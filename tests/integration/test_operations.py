@@ -416,6 +416,28 @@ async def _previews(world: World, *, questions: int) -> list[dict[str, Any]]:
     return [preview.to_json() for preview in found]
 
 
+async def test_an_event_of_a_payment_that_has_settled_without_it_is_not_opened_again(
+    on_sqlite: Opener,
+) -> None:
+    """Nor does a dry run say that it would be; a person can still rule on it."""
+    async with open_world(on_sqlite) as world:
+        number = await _flawed(world)
+        event = await _id(world, number)
+        await world.v3(_v3(number, "successful", amount=1500))
+        await world.settle()
+        before = await world.status(number)
+        assert (before["status"], before["held"]) == ("successful", False)
+        [preview] = await _previews(world, questions=0)
+        assert (preview["verdict"], preview["would_show"]) == ("not_opened", "successful")
+        answer = await world.post(f"/api/events/{event}/replay", {})
+        assert (answer.status, answer.reason) == (409, "already_successful")
+        assert await _rows(world, number) == [
+            ("v3", "held", "flawed_amount"), ("v3", "applied", None),
+        ]  # fmt: skip
+        assert (await world.status(number))["version"] == before["version"]
+        await _nothing_wrong(world)
+
+
 async def test_a_dry_run_says_what_would_be_held_again(on_sqlite: Opener) -> None:
     async with (
         open_provider() as sandbox,
