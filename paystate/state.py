@@ -5,7 +5,6 @@ Pure values: the store reads and writes them, the cache keeps them, the flows re
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from paystate.keys import Entity, EntityKind
@@ -14,8 +13,7 @@ from paystate.status import Status, is_terminal, shown, shown_reference
 __all__ = ["Attempt", "EntityState"]
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """The payment that decides the status of a merchant reference."""
 
     kind: EntityKind
@@ -28,9 +26,9 @@ class Attempt:
     def parse(cls, text: str | None) -> Attempt | None:
         """Return the attempt in `text`, or None for nothing or nonsense."""
         kind, colon, payment_id = (text or "").partition(":")
-        if not colon or kind not in (EntityKind.CHARGE, EntityKind.TRANSFER):
+        if not colon or kind not in _PAYMENTS:
             return None
-        return cls(EntityKind(kind), payment_id)
+        return cls(_PAYMENTS[kind], payment_id)
 
     def short(self) -> str:
         """Return it as the cache keeps it: a charge by its id alone, a size of allocation less."""
@@ -42,6 +40,9 @@ class Attempt:
         if text and ":" not in text:
             return cls(EntityKind.CHARGE, text)
         return cls.parse(text)
+
+
+_PAYMENTS = {kind.value: kind for kind in (EntityKind.CHARGE, EntityKind.TRANSFER)}
 
 
 class EntityState(NamedTuple):

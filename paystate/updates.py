@@ -12,7 +12,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Any, NamedTuple, Self, TypedDict
 
-from paystate.status import Status
+from paystate.status import STATUSES, Status
 
 __all__ = [
     "Api",
@@ -122,19 +122,24 @@ class PaymentUpdate(NamedTuple):
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Self:
         """Return what `to_json` was given, leaving out fields that a newer version has added."""
-        values = {name: value for name, value in data.items() if name in _UPDATE_FIELDS}
+        if data.keys() <= _UPDATE_FIELDS:
+            values = dict(data)
+        else:
+            values = {name: value for name, value in data.items() if name in _UPDATE_FIELDS}
         for name in _DECIMALS:
             if name in values:
                 values[name] = Decimal(values[name])
         if "card" in values:
             held = values["card"].items()
             values["card"] = Card(**{name: value for name, value in held if name in _CARD_FIELDS})
-        values["kind"] = Kind(values["kind"])
-        values["status"] = Status(values["status"])
+        # By dictionary, as far as the words are known: an enum's own call takes five times as long.
+        values["kind"] = _KINDS.get(values["kind"]) or Kind(values["kind"])
+        values["status"] = STATUSES.get(values["status"]) or Status(values["status"])
         values["flaws"] = tuple(values.get("flaws", ()))
         return cls(**values)
 
 
+_KINDS = {kind.value: kind for kind in Kind}
 _CARD_FIELDS = frozenset(Card._fields)
 _UPDATE_FIELDS = frozenset(PaymentUpdate._fields)
 _DECIMALS = ("amount", "charged_amount", "app_fee")

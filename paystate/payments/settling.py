@@ -11,7 +11,6 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import replace
 
 from paystate.cache.statuses import StatusCache
 from paystate.errors import CacheUnavailable
@@ -246,7 +245,7 @@ class Settler:
             # Of these openings alone: an event that ended and was opened again since was not open,
             # and not seen to be, all the time.
             openings = [
-                replace(decision, opened_ms=work.rows[decision.inbox_id].received_ms)
+                decision._replace(opened_ms=work.rows[decision.inbox_id].received_ms)
                 for decision in decisions
             ]
             async with self._commits:

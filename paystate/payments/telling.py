@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
+from enum import StrEnum
 
 from paystate.cache.statuses import StatusCache
 from paystate.errors import CacheUnavailable
@@ -37,11 +39,11 @@ class Teller:
         Which payment changed, when and to what is in the change log of the database.
         """
         endings = Counter(settled.endings.values())
+        statuses = Counter([change.status for change in settled.changes])
         for (ending, reason), count in endings.items():
             self._metrics.events.labels(ending, reason or "none").inc(count)
         for waited_ms in settled.waited_ms.values():
             self._metrics.event_seconds.observe(waited_ms / 1000)
-        statuses = Counter(change.status for change in settled.changes)
         for status, count in statuses.items():
             self._metrics.changes.labels(status).inc(count)
         if any(ending in _FOR_A_PERSON for ending, _ in endings):
@@ -51,6 +53,13 @@ class Teller:
                              reason=reason, waited_ms=settled.waited_ms[inbox_id])  # fmt: skip
         if endings:
             log.info("events_ended", events=len(settled.endings), inbox_id=min(settled.endings),
-                     endings=Counter(e.value for e, _ in settled.endings.values()),
-                     changes=Counter(change.status.value for change in settled.changes),
+                     endings=_by_word((e, count) for (e, _), count in endings.items()),
+                     changes=_by_word(statuses.items()),
                      most_waited_ms=max(settled.waited_ms.values()))  # fmt: skip
+
+
+def _by_word(counts: Iterable[tuple[StrEnum, int]]) -> dict[str, int]:
+    found: Counter[str] = Counter()
+    for word, count in counts:
+        found[word.value] += count
+    return dict(found)

@@ -8,7 +8,6 @@ reason that the event ends with.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from paystate.expected import HOLDING, Expected
@@ -42,8 +41,8 @@ def compared(
     if verdict is None:
         return decision
     if verdict in HOLDING:
-        return replace(decision, ending=Ending.HELD, reason=verdict.value, link=link)
-    return replace(decision, reason=verdict.value)
+        return decision._replace(ending=Ending.HELD, reason=verdict.value, link=link)
+    return decision._replace(reason=verdict.value)
 
 
 def _would_succeed(decision: Decision, state: EntityState, link: str) -> bool:

@@ -8,15 +8,16 @@ twice is running it once.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
 from paystate.changes import Change
 from paystate.keys import Entity, EntityKind
-from paystate.state import Attempt, EntityState
+from paystate.state import EntityState
 from paystate.status import Status, is_terminal, merge, of_reference
 from paystate.store.comparing import compared
 from paystate.store.inbox import Ending
@@ -27,8 +28,7 @@ from paystate.updates import Overlay, PaymentUpdate
 __all__ = ["Decision", "Folding", "OpenRow", "Settled", "references_of"]
 
 
-@dataclass(frozen=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """What one inbox row has come to.
 
     With `ending` None the merge decides between applied and superseded. `proven` says that
@@ -135,9 +135,11 @@ class Folding:
         events that came to nothing, and nobody knows.
         """
         locked = self._locked
-        for inbox_id in self.settled.endings:
-            for reference in self._rows[inbox_id].references:
-                locked.change(reference, open_events=locked.now[reference].open_events - 1)
+        ended = Counter(
+            reference
+            for inbox_id in self.settled.endings
+            for reference in self._rows[inbox_id].references
+        )
         of = _by_reference(attempts, locked)
         for reference in self.references:
             mine = of.get(reference, [])
@@ -157,6 +159,7 @@ class Folding:
             locked.change(
                 reference,
                 status=status,
+                open_events=held.open_events - ended[reference],
                 held_events=sum(a.held_events for a in mine if a.held),
                 link=link,
             )
@@ -292,7 +295,7 @@ def _merge_into(locked: Locked, decision: Decision, seen: PaymentUpdate) -> tupl
 
 def _name(attempt: EntityState) -> str:
     """Return an attempt as a reference's link names it."""
-    return str(Attempt(attempt.entity.kind, attempt.entity.id))
+    return f"{attempt.entity.kind}:{attempt.entity.id}"
 
 
 def _deciding(current: str | None, attempts: Sequence[EntityState]) -> str | None:

@@ -8,7 +8,6 @@ import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -104,7 +103,7 @@ async def settled(store: Store, *decisions: Decision) -> Settled:
     that is plain goes without locks, as it does in a worker.
     """
     look = await store.look([d.inbox_id for d in decisions])
-    mine = [replace(d, moves=d.proven) for d in decisions]
+    mine = [d._replace(moves=d.proven) for d in decisions]
     result = Settled()
     for part in await store.settle(mine, nothing, look=look):
         assert isinstance(part, Settled)
@@ -732,7 +731,7 @@ async def test_a_decision_about_an_earlier_opening_is_left_alone(
     late = Decision(row_id, ONE, update=seen(S), proven=True, opened_ms=row["received_ms"] - 1000)
     assert not (await settled(store, late)).endings
     (row,) = await inbox_rows(database_url)
-    assert (await settled(store, replace(late, opened_ms=row["received_ms"]))).endings
+    assert (await settled(store, late._replace(opened_ms=row["received_ms"]))).endings
 
 
 async def test_a_proven_answer_moves_a_payment_to_its_reference(
