@@ -37,7 +37,13 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         queue = QueueLoop(
             resources.queue, resources.settler, resources.keys, stop, jobs=settings.worker_jobs
         )
-        sweeper = Sweeper(resources.settler, resources.store, resources.metrics, stop)
+        sweeper = Sweeper(
+            resources.settler,
+            resources.store,
+            resources.metrics,
+            stop,
+            crowded=lambda: queue.crowded,
+        )
 
         auditor = Auditor(audit, stop, every_s=settings.audit_round_s, sample=settings.audit_sample)
 

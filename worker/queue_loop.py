@@ -117,6 +117,11 @@ class QueueLoop:
         self._woken = asyncio.Event()
         self._worker: WakefulWorker | None = None
 
+    @property
+    def crowded(self) -> bool:
+        """Whether jobs wait for others to be settled."""
+        return self._together.crowded
+
     async def work(self) -> None:
         """Run jobs until told to stop. Raises what Redis raises; begun again, it goes on."""
         worker = WakefulWorker(

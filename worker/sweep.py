@@ -8,6 +8,7 @@ backlog is worked off at a steady pace.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from paystate.observability import Metrics, logger
 from paystate.payments.settling import Settler
@@ -26,23 +27,36 @@ BATCH = 200
 
 
 class Sweeper:
-    """Sweeps the inbox; one for each worker process, and any number beside each other."""
+    """Sweeps the inbox; one for each worker process, and any number beside each other.
+
+    `crowded` says whether this worker has more jobs than it can settle at once.
+    """
 
     def __init__(
-        self, settler: Settler, store: Store, metrics: Metrics, stop: asyncio.Event
+        self,
+        settler: Settler,
+        store: Store,
+        metrics: Metrics,
+        stop: asyncio.Event,
+        *,
+        crowded: Callable[[], bool] = lambda: False,
     ) -> None:
+        self._crowded = crowded
         self._stop = stop
         self._settler = settler
         self._store = store
         self._metrics = metrics
 
     async def work(self) -> None:
-        """Sweep until nothing is due, then wait a moment."""
+        """Sweep until nothing is due, then wait a moment.
+
+        While jobs wait for each other too: what is due longest is then what they are at.
+        """
         taken, ended = await self._settler.sweep(grace_ms=GRACE_MS, most=BATCH)
         if taken:
             self._metrics.swept.inc(taken)
             log.info("sweep_finished", events=taken, ended=ended)
-        if taken < BATCH:
+        if taken < BATCH or self._crowded():
             await pause(self._stop, EVERY_S)
 
     async def measure(self) -> None:

@@ -38,6 +38,11 @@ class Together:
         self._forming: Batch | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def crowded(self) -> bool:
+        """Whether jobs wait for others to be settled."""
+        return self._turns.locked()
+
     async def settle(self, inbox_ids: Sequence[int]) -> Batch:
         """Settle `inbox_ids` with whatever else is waiting, and return the batch they were in.
 

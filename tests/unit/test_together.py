@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from paystate.observability import Metrics
+from worker.sweep import Sweeper
 from worker.together import BATCHES_AT_ONCE, MOST_ROWS, Together
 
 
@@ -77,3 +79,30 @@ async def test_a_failure_reaches_every_job_of_the_batch_and_none_of_the_next() -
             await job
     settler.failure = None
     assert (await together.settle([3])).ended == 1
+
+
+class FullSettler:
+    """Has as much to sweep as it is asked for."""
+
+    async def sweep(self, *, grace_ms: int, most: int) -> tuple[int, int]:
+        """Say that all of it has been taken and has ended."""
+        return most, most
+
+
+async def test_a_sweep_follows_the_last_at_once_unless_jobs_wait_for_each_other() -> None:
+    """They are at what is due longest: to claim it as well would be work for nothing."""
+    settler: Any = SlowSettler()
+    sweeping: Any = FullSettler()
+    together, stop = Together(settler), asyncio.Event()
+    sweeper = Sweeper(sweeping, sweeping, Metrics(), stop, crowded=lambda: together.crowded)
+    await sweeper.work()
+    waiting = [task for n in range(BATCHES_AT_ONCE) for task in await begin(together, [[n]])]
+    round_ = asyncio.create_task(sweeper.work())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not round_.done()
+    stop.set()
+    await round_
+    settler.go_on.set()
+    await asyncio.gather(*waiting)
+    assert not together.crowded
