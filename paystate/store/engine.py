@@ -223,6 +223,9 @@ _AT_THE_SERVER: dict[str, Any] = {
         # Nor does a plan made for an empty table outlive its growth: until the table is analyzed
         # again, a scan of it would be a scan for every batch.
         "enable_seqscan": "off",
+        # Before PostgreSQL 18 a scan that cannot be avoided looks so dear then that it would be
+        # compiled.
+        "jit": "off",
     },
 }
 # PgBouncer refuses what it does not know how to carry from one server to the next: settings, and
