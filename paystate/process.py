@@ -6,6 +6,7 @@ import asyncio
 import gc
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -16,7 +17,7 @@ from paystate.errors import SettingsInvalid
 from paystate.observability import configure_logging
 from paystate.settings import Role, Settings, load
 
-__all__ = ["CannotStart", "listen", "run_process"]
+__all__ = ["CannotStart", "cannot_listen", "listen", "run_process"]
 
 EXIT_SETTINGS = 2
 EXIT_HARD = 70
@@ -24,10 +25,13 @@ HARD_STOP_S = 5.0
 
 
 class CannotStart(Exception):
-    """A process that this one needs did not start; `code` is what to end with."""
+    """This process, or one that it needs, cannot start; `code` is what to end with.
 
-    def __init__(self, code: int) -> None:
-        super().__init__(f"exit code {code}")
+    Without a message: whoever could not start has said why.
+    """
+
+    def __init__(self, code: int, message: str = "") -> None:
+        super().__init__(message)
         self.code = code
 
 
@@ -60,6 +64,8 @@ def run_process(
         try:
             runner.run(guarded())
         except CannotStart as e:
+            if str(e):
+                print(f"{name}: {e}", file=sys.stderr)  # noqa: T201 - for whoever has started it
             return e.code
         # The soft stop is over. Whatever still hangs has had its time, and holds nothing that the
         # inbox does not hold too.
@@ -84,12 +90,15 @@ async def listen(
     port: int,
     grace_s: float,
     *,
+    setting: str = "PORT",
     shared: bool = False,
     runner_class: type[web.AppRunner] = web.AppRunner,
 ) -> web.AppRunner:
     """Serve `app` and return its runner, whose `cleanup` stops it softly within `grace_s`.
 
     `shared`: other processes listen on the same port, and the kernel spreads connections over them.
+
+    Raises CannotStart, which names `setting`, if the port is taken or is not this host's.
 
     Bodies are not decompressed: a signature is over the bytes that were sent, and a small body
     must not become a large one.
@@ -103,5 +112,19 @@ async def listen(
         keepalive_timeout=75,
     )
     await runner.setup()
-    await web.TCPSite(runner, host, port, backlog=2048, reuse_port=shared or None).start()
+    try:
+        await web.TCPSite(runner, host, port, backlog=2048, reuse_port=shared or None).start()
+    except OSError as e:
+        await runner.cleanup()
+        raise cannot_listen(host, port, setting, e) from e
     return runner
+
+
+def cannot_listen(host: str, port: int, setting: str, error: OSError) -> CannotStart:
+    """Return what to raise, and to tell a person, where nobody can listen at that address."""
+    named = isinstance(error, socket.gaierror) or error.errno is None
+    why = error.strerror if named else os.strerror(error.errno or 0)
+    return CannotStart(
+        EXIT_SETTINGS,
+        f"cannot listen on {host}:{port}: {why}. Stop what uses the port, or set HOST or {setting}",
+    )

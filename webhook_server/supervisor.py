@@ -26,7 +26,7 @@ from prometheus_client import multiprocess
 
 from paystate.backoff import delay_s
 from paystate.observability import logger
-from paystate.process import HARD_STOP_S, CannotStart
+from paystate.process import HARD_STOP_S, CannotStart, cannot_listen
 from paystate.settings import Settings
 
 __all__ = ["CHILD", "READY", "Supervisor", "follow_supervisor"]
@@ -48,7 +48,10 @@ def _reserved(host: str, port: int) -> Iterator[int]:
     with socket.socket(family, kind) as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        held.bind(address)
+        try:
+            held.bind(address)
+        except OSError as e:
+            raise cannot_listen(host, port, "PORT", e) from e
         yield int(held.getsockname()[1])
 
 
@@ -60,7 +63,7 @@ class Supervisor:
         self._stop = stop
 
     async def run(self) -> None:
-        """Run them. Raises CannotStart if one of the first does not come to listen."""
+        """Run them. Raises CannotStart if the port is taken or one of the first does not listen."""
         settings = self._settings
         with (
             _reserved(settings.host, settings.port) as port,

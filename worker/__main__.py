@@ -33,7 +33,9 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
     async with open_resources(settings) as resources, open_audit(resources) as audit:
         app = web.Application()
         app.add_routes(health_routes(resources))
-        runner = await listen(app, settings.host, settings.worker_port, settings.stop_grace_s)
+        runner = await listen(
+            app, settings.host, settings.worker_port, settings.stop_grace_s, setting="WORKER_PORT"
+        )
         queue = QueueLoop(
             resources.queue, resources.settler, resources.keys, stop, jobs=settings.worker_jobs
         )

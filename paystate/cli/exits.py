@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from paystate.errors import PaystateError, SettingsInvalid, TransientError
+from paystate.errors import (
+    CacheUnavailable,
+    PaystateError,
+    QueueUnavailable,
+    SettingsInvalid,
+    StoreUnavailable,
+    TransientError,
+)
 
 if TYPE_CHECKING:
     from paystate.settings import Role, Settings
@@ -39,6 +46,13 @@ class Failure(click.ClickException):
         self.exit_code = int(code)  # type: ignore[misc]  # click reads it so
 
 
+_STANDS_ON: dict[type[TransientError], tuple[str, str]] = {
+    StoreUnavailable: ("database", "DATABASE_URL"),
+    CacheUnavailable: ("cache", "CACHE_URL"),
+    QueueUnavailable: ("queue", "QUEUE_URL"),
+}
+
+
 @contextmanager
 def errors_as_exits() -> Iterator[None]:
     """Turn what paystate raises on purpose into a `Failure` with the code that fits."""
@@ -47,9 +61,23 @@ def errors_as_exits() -> Iterator[None]:
     except SettingsInvalid as invalid:
         raise Failure(str(invalid), Exit.USAGE) from invalid
     except TransientError as unavailable:
-        raise Failure(str(unavailable), Exit.UNREACHABLE) from unavailable
+        raise Failure(_told(unavailable), Exit.UNREACHABLE) from unavailable
     except PaystateError as error:
         raise Failure(str(error), Exit.SERVER_ERROR) from error
+
+
+def _told(unavailable: TransientError) -> str:
+    """Return what a person can do about what cannot be reached."""
+    if isinstance(unavailable, StoreUnavailable) and unavailable.reason != "database_unreachable":
+        return str(unavailable)
+    for kind, (name, variable) in _STANDS_ON.items():
+        if isinstance(unavailable, kind):
+            words = unavailable.reason.replace("_", " ")
+            return (
+                f"The {name} cannot be reached ({words}). Does it run, and is {variable} right? "
+                "`paystate doctor` looks closer."
+            )
+    return str(unavailable)
 
 
 def load_settings(environ: Mapping[str, str] | None = None, role: Role | None = None) -> Settings:

@@ -65,7 +65,7 @@ def command(
         raise no_server(target, e) from e
     made = answer.json()
     if answer.status != 201 or "url" not in made:
-        raise refused(answer, payment, failed="made no link")
+        raise refused(answer, payment, ref=ref, failed="made no link")
     click.echo(json.dumps(made) if as_json else made["url"])
 
 

@@ -81,7 +81,7 @@ def command(
     if as_json and found:
         click.echo(json.dumps(found))
     if answer.status != 200 or "status" not in found:
-        raise refused(answer, payment, failed="could not answer")
+        raise refused(answer, payment, ref=ref, failed="could not answer")
     if not as_json:
         _show(found)
 

@@ -21,14 +21,16 @@ def no_server(target: Target, error: Unreachable) -> Failure:
     )
 
 
-def refused(answer: Answer, payment: str, *, failed: str) -> Failure:
-    """Return what is said for an answer that does not tell of `payment`.
+def refused(answer: Answer, named: str, *, ref: bool, failed: str) -> Failure:
+    """Return what is said for an answer that does not tell of the payment, or reference, `named`.
 
     `failed` is what the server did not do, as in "could not answer".
     """
     said = f"\nIt said: {answer.detail}" if answer.detail else ""
     if answer.status == 404 and answer.json():
-        return Failure(f"Nobody knows the payment {payment}.{said}", Exit.REFUSED)
+        return Failure(
+            f"Nobody knows the {'reference' if ref else 'payment'} {named}.{said}", Exit.REFUSED
+        )
     if answer.status in (401, 403):
         return Failure(
             "The server refused the token. Set API_TOKENS as the server has it, or give --token.",

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from paystate.cli.client import Answer
 from paystate.cli.exits import Exit, Failure
 from paystate.cli.targets import Target, data_dir_option, find_target
 
@@ -126,7 +127,7 @@ async def _watch(
                     f"{target.url}/api/changes", params=query, headers=headers
                 ) as response:
                     if response.status != 200:
-                        raise _refused(response.status)
+                        raise _refused(Answer(response.status, await response.read()))
                     async for change, event_id in _events(response):
                         last_id = event_id or last_id
                         took_ms = times.hear(change, time.time())
@@ -161,7 +162,8 @@ async def _events(response: Any) -> Any:
             event = ""
 
 
-def _refused(status: int) -> Failure:
+def _refused(answer: Answer) -> Failure:
+    status = answer.status
     if status in (401, 403):
         return Failure("The server refused the token: give --token.", Exit.UNAUTHORISED)
     if status == 410:
@@ -169,7 +171,9 @@ def _refused(status: int) -> Failure:
             "That cursor is older than the oldest change still kept: begin without --after.",
             Exit.REFUSED,
         )
-    return Failure(f"The server refused: HTTP {status}.", Exit.SERVER_ERROR)
+    if status == 400:
+        return Failure(f"The server refused the question: {answer.detail}", Exit.USAGE)
+    return Failure(f"The server refused: HTTP {status}. {answer.detail}", Exit.SERVER_ERROR)
 
 
 def _show(change: dict[str, Any], took_ms: float | None, as_json: bool) -> None:

@@ -94,6 +94,9 @@ def _listed(event: EventRow, now_ms: int) -> GivenUpJson:
     }
 
 
+_NEVER_HEARD = "nothing has been heard of it here; a lookup would ask Flutterwave"
+
+
 class Explainer:
     """Tells what is known of payments. `lease_ms` is the lease in force; 0 is strict."""
 
@@ -112,7 +115,7 @@ class Explainer:
         states = await self._store.states(named)
         found = next((entity for entity in named if entity in states), None)
         if found is None:
-            raise PaymentNotFound("unknown_payment", "nothing has been heard of it here")
+            raise PaymentNotFound("unknown_payment", _NEVER_HEARD)
         return await self._explain(found)
 
     async def reference(self, merchant: str, tx_ref: str) -> ExplanationJson:
@@ -125,7 +128,7 @@ class Explainer:
         cached = await self._cached(entity)
         states = await self._store.states([entity, *trail.attempts])
         if entity not in states:
-            raise PaymentNotFound("unknown_payment", "nothing has been heard of it here")
+            raise PaymentNotFound("unknown_payment", _NEVER_HEARD)
         overlays: list[OverlayJson] = []
         if not entity.is_reference:
             _, overlays = await self._store.payment(entity)

@@ -170,7 +170,8 @@ async def test_migrate_says_that_the_database_is_not_there(run: Run, refused_url
     port = refused_url.rpartition(":")[2]
     result = await run("migrate", DATABASE_URL=f"postgresql://u:p@127.0.0.1:{port}/x")
     assert result.exit_code == 3
-    assert "cannot be reached" in result.stderr
+    assert "The database cannot be reached" in result.stderr
+    assert "is DATABASE_URL right?" in result.stderr
 
 
 # send
