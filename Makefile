@@ -26,7 +26,8 @@ run: install ## run everything on this machine: Valkey, SQLite, web, worker, a s
 	$(BIN)/paystate dev $(ARGS)
 
 test: install ## run the tests on real servers (Valkey and PostgreSQL come from wheels)
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(ARGS)
+# One process more than cores: the tests wait for servers nearly as often as they compute.
+	$(BIN)/python -m pytest -n $$(($$(getconf _NPROCESSORS_ONLN) + 1)) --maxprocesses 6 --dist worksteal $(ARGS)
 
 BENCHES := streams race lookup scale reader ingest apply latency polls
 
