@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import Any
 from unittest import mock
 from weakref import WeakKeyDictionary
@@ -22,9 +23,10 @@ from paystate.near import Ticket
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.lookup import Lookups
 from paystate.state import EntityState
+from paystate.store import unlocked
 from webhook_server.payments import PaymentEndpoints
 
-__all__ = ["MECHANISMS", "without"]
+__all__ = ["MECHANISMS", "ON_POSTGRESQL", "without"]
 
 # What to look for in which script, and what to put in its place.
 _Edit = tuple[str, str, str]
@@ -126,7 +128,15 @@ _REPLACED: dict[str, tuple[type, str, object]] = {
     "unsent": (Coalescer, "_run", _join_any),
 }
 
-MECHANISMS = tuple(dict.fromkeys([*_EDITS, *_REPLACED]))
+# What each removal edits in a statement: the module's name for it, what to look for, what to put.
+_STATEMENTS: dict[str, tuple[ModuleType, str, str, str]] = {
+    # What was decided without a lock is written whatever has happened since the look.
+    "writer": (unlocked, "_APPLY", " AND held.writer = r.writer", ""),
+}
+
+# What only PostgreSQL does has its mechanism there alone.
+ON_POSTGRESQL = frozenset(_STATEMENTS)
+MECHANISMS = tuple(dict.fromkeys([*_EDITS, *_REPLACED, *_STATEMENTS]))
 
 
 def _edited(script: Script, edits: list[_Edit]) -> Script:
@@ -153,4 +163,10 @@ def without(mechanism: str | None) -> Iterator[None]:
                 stack.enter_context(mock.patch.object(statuses, name, _edited(script, edits)))
         if mechanism in _REPLACED:
             stack.enter_context(mock.patch.object(*_REPLACED[mechanism]))
+        if mechanism in _STATEMENTS:
+            module, name, old, new = _STATEMENTS[mechanism]
+            text = getattr(module, name)
+            if text.count(old) != 1:
+                raise LookupError(f"{name} does not have this once: {old}")
+            stack.enter_context(mock.patch.object(module, name, text.replace(old, new)))
         yield

@@ -178,6 +178,7 @@ class Postgres:
             if written := await connection.fetchval(_WRITTEN):
                 await connection.execute(f"TRUNCATE {written}")
             await connection.fetch(_BEGIN_AGAIN)
+            await connection.execute("SELECT pg_stat_reset()")
         return True
 
     def close(self) -> None:

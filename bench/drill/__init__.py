@@ -26,7 +26,9 @@ from paystate.observability import configure_logging
 
 __all__ = ["arguments", "failed", "measure", "table"]
 
-MUST_BE_ZERO = ("lost", "stale", "regressed", "wrong_at_the_end", "subscribers_behind")
+MUST_BE_ZERO = (
+    "lost", "stale", "regressed", "broke", "wrong_at_the_end", "subscribers_behind",
+)  # fmt: skip
 _COLUMNS = ("killed_at", "lookups", "lookups_during", "at_risk", *MUST_BE_ZERO, "recovery_s",
             "settled_s")  # fmt: skip
 

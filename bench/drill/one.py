@@ -106,6 +106,8 @@ async def drill_once(
             "lost": end.lost,
             "stale": oracle.stale,
             "regressed": oracle.regressed,
+            # Answers that say of a fault of ours: whatever is away, 503 says so.
+            "broke": sum(n for what, n in load.refused.items() if what.endswith(" 500")),
             "wrong_at_the_end": end.wrong,
             "subscribers_behind": behind,
             "not_fresh": oracle.unsure,

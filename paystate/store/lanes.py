@@ -12,6 +12,7 @@ import asyncio
 from typing import Any
 
 import asyncpg
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 __all__ = ["Lanes"]
@@ -34,8 +35,8 @@ class Lanes:
     async def fetch(self, sql: str, *arguments: Any) -> list[Any]:
         """Run one statement, committed when it returns, and return its rows.
 
-        Raises what asyncpg raises, and what SQLAlchemy raises where it cannot connect. After a
-        connection was lost nothing is known of the statement.
+        Raises what asyncpg raises, and SQLAlchemy's DBAPIError or TimeoutError where it cannot
+        connect. After a connection was lost nothing is known of the statement.
         """
         async with self._turns:
             lane = await self._take()
@@ -56,10 +57,23 @@ class Lanes:
             if not lane.driver_connection.is_closed():
                 return lane
             lane.invalidate()
-        made: Any = await self._engine.raw_connection()
+        dialect = self._engine.dialect
+        try:
+            made: Any = await self._engine.raw_connection()
+        except dialect.loaded_dbapi.Error as e:
+            # What is asked of each new connection was not answered. Past SQLAlchemy's own
+            # connections nobody makes of the driver's error what its callers know.
+            raise DBAPIError.instance(
+                None, None, e, dialect.loaded_dbapi.Error, connection_invalidated=True,
+                dialect=dialect,
+            ) from e  # fmt: skip
         if made.driver_connection.is_in_transaction():
             # Whatever has been asked of the new connection began one, and nobody would commit it.
-            await made.driver_connection.execute("ROLLBACK")
+            try:
+                await made.driver_connection.execute("ROLLBACK")
+            except BaseException:
+                made.invalidate()
+                raise
         return made
 
     def _give_back(self, lane: Any) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
@@ -138,3 +142,43 @@ async def test_no_table_is_gone_through(postgres_url: str) -> None:
         " ('entities', 'inbox', 'changes', 'details', 'customers', 'customer_payments')",
     )
     assert [row["relname"] for row in scans] == []
+
+
+@asynccontextmanager
+async def _breaking_off(postgres_url: str) -> AsyncIterator[tuple[str, set[bytes]]]:
+    """A way to the server that closes each connection on which one of these words is said."""
+    parsed = urlsplit(postgres_url)
+    socket = f"{parse_qs(parsed.query)['host'][0]}/.s.PGSQL.5432"
+    words: set[bytes] = set()
+
+    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            while data := await reader.read(65536):
+                if any(word in data for word in words):
+                    break
+                writer.write(data)
+        writer.close()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_unix_connection(socket)
+        await asyncio.gather(carry(reader, to_server), carry(from_server, writer))
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    yield f"postgresql://postgres@127.0.0.1:{port}{parsed.path}", words
+    server.close()
+
+
+async def test_a_server_that_ends_while_it_is_connected_to_is_away(postgres_url: str) -> None:
+    """More often than the pool has connections: none of them is lost on the way."""
+    async with _breaking_off(postgres_url) as (url, words):
+        database = open_database(url, pool=4, timeout_s=10)
+        try:
+            words.add(b"pg_is_in_recovery")
+            for _ in range(5):
+                with pytest.raises(StoreUnavailable):
+                    await database.fetch("SELECT 1")
+            words.clear()
+            assert [row[0] for row in await database.fetch("SELECT 1")] == [1]
+        finally:
+            await database.close()

@@ -69,6 +69,12 @@ async def failure_acknowledged(world: World) -> None:
     await Site(world, "before").record(event)
 
 
+async def pending_acknowledged(world: World) -> None:
+    """Have it acknowledged once more that it is pending, and not yet settled."""
+    event = webhook(world.ids[0], Status.PENDING, world.refs[0], number=7)
+    await Site(world, "before").record(event)
+
+
 async def successful(world: World) -> None:
     """Have it settled without a reference, and not cached."""
     site = Site(world, "before")
@@ -252,6 +258,8 @@ SCENARIOS = {
         Scenario("two-workers", "two workers sweep the same event", _two_workers_and_reader,
                  before=failure_acknowledged),
         Scenario("all-three", "webhook, worker and reader at once", _webhook_worker_reader),
+        Scenario("overtaken", "a webhook while a worker settles the one before, and a reader",
+                 _webhook_worker_reader, before=pending_acknowledged),
         Scenario("strict", "webhook, worker and reader, without leases", _webhook_worker_reader,
                  lease=False),
         Scenario("registered", "a registration, a webhook of that reference, and a lookup of it",
@@ -275,6 +283,7 @@ TELLING = {
     "forestall": "step-back",
     "unsent": "one-process",
     "prepared": "connection",
+    "writer": "overtaken",
 }
 
 

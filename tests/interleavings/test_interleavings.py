@@ -10,7 +10,7 @@ from contextlib import aclosing
 
 import pytest
 
-from bench.without import MECHANISMS, without
+from bench.without import MECHANISMS, ON_POSTGRESQL, without
 from tests.interleavings.explore import Run, every_schedule, random_schedule
 from tests.interleavings.scenarios import SCENARIOS, TELLING
 from tests.interleavings.world import Servers
@@ -39,7 +39,8 @@ async def test_no_schedule_made_by_chance_breaks_a_promise(servers: Servers, fir
         assert not run.violations, str(run)
 
 
-@pytest.mark.parametrize("mechanism", MECHANISMS)
+# What only PostgreSQL has takes a search of many seconds there: `make proof` leaves it out.
+@pytest.mark.parametrize("mechanism", sorted(set(MECHANISMS) - ON_POSTGRESQL))
 async def test_without_a_mechanism_a_promise_is_broken(servers: Servers, mechanism: str) -> None:
     broken: list[Run] = []
     with without(mechanism):
