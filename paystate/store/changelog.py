@@ -46,9 +46,6 @@ async def changes_after(
 
     Raises CursorPruned if changes after `position` have been removed.
     """
-    pruned = await pruned_to(connection)
-    if position < pruned:
-        raise CursorPruned("cursor_pruned", f"changes up to {pruned} have been removed")
     query = (
         select(changes, horizon().label("horizon"))
         .where(tuple_(changes.c.xid, changes.c.id) > tuple_(position.xid, position.id))
@@ -57,12 +54,18 @@ async def changes_after(
     )
     if merchant is not None:
         query = query.where(changes.c.merchant == merchant)
+    rows = (await connection.execute(query)).mappings().all()
+    # Only now: on PostgreSQL each statement sees its own moment, and what is removed between the
+    # two must be missed aloud.
+    pruned = await pruned_to(connection)
+    if position < pruned:
+        raise CursorPruned("cursor_pruned", f"changes up to {pruned} have been removed")
     found = []
     safe = position if safe is None else safe
     # Once the position has gone further than the safe cursor, that stays where it is: what has
     # become safe since may have rows before the position, which this reader has not seen.
     together = safe == position
-    for row in (await connection.execute(query)).mappings():
+    for row in rows:
         position = Cursor(row["xid"], row["id"])
         together = together and position.xid < row["horizon"]
         if together:

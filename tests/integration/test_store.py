@@ -37,6 +37,7 @@ from paystate.store import (
     Store,
     open_store,
 )
+from paystate.store.changelog import changes_after
 from paystate.store.engine import Database, open_database
 from paystate.store.inbox import acknowledge
 from paystate.store.migrate import upgrade, upgrade_async
@@ -1408,6 +1409,34 @@ async def test_a_pruned_cursor_is_told_so(store: Store) -> None:
     assert now > start
     await pay(store, S, TWO)
     assert {c.entity for c in (await store.changes_after(now)).changes} == {TWO}
+
+
+async def test_what_is_pruned_while_it_is_read_is_not_passed_over(postgres_url: str) -> None:
+    """Between two statements of a reader all that it is about to read may go."""
+    async with open_store(postgres_url, pool=5, timeout_s=10) as store:
+        start = await store.latest_cursor()
+        await pay(store, S)
+
+        async def read(connection: AsyncConnection) -> Page:
+            return await changes_after(_PruningBetween(store, connection), start, most=500)
+
+        with pytest.raises(CursorPruned):
+            await store._database.read(read)
+
+
+class _PruningBetween(AsyncConnection):
+    """A connection of a reader that is overtaken by the pruner after its first statement."""
+
+    def __init__(self, store: Store, connection: AsyncConnection) -> None:
+        super().__init__(connection.engine, connection.sync_connection)
+        self._store: Store | None = store
+
+    async def execute(self, *args: Any, **more: Any) -> Any:
+        found = await super().execute(*args, **more)
+        store, self._store = self._store, None
+        while store is not None and await store.prune_changes(older_than_ms=-60_000, most=1):
+            pass
+        return found
 
 
 # --- how it stands --------------------------------------------------------------------------------
