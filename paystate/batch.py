@@ -47,6 +47,11 @@ class Batcher(Generic[T, R]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled = False
 
+    @property
+    def waiting(self) -> int:
+        """How many items wait to be sent."""
+        return len(self._waiting)
+
     def submit(self, item: T) -> asyncio.Future[R]:
         """Put `item` into the next batch and return the future of its result."""
         loop = asyncio.get_running_loop()

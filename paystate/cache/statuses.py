@@ -41,6 +41,9 @@ FLOOR_MS = 300_000
 OVERTAKEN_MS = 30_000
 # Entities of which this process remembers that they need a proof; when it is more, it forgets all.
 UNSETTLED = 100_000
+# Fills that wait to be sent. Many callers share a read, and each offers what it has read: where the
+# cache does not answer they would pile up for as long as that lasts.
+OFFERS = 2_000
 _FIELDS = ["status", "version", "at", "link"]
 
 
@@ -203,12 +206,15 @@ class StatusCache:
         return "not_cacheable" if offered is None else await offered
 
     def offer(self, state: EntityState, token: str | None) -> asyncio.Future[str] | None:
-        """Return the future of `fill`, or None if there is nothing to fill with.
+        """Return the future of `fill`, or None if there is nothing to fill with, or too much.
 
         Those that are offered together share a round trip.
         """
         final = state.status is Status.SUCCESSFUL
         if not (final or (token and self.lease_ms and state.cacheable)):
+            return None
+        if self._offers.waiting >= OFFERS:
+            self._metrics.cache_fills.labels("too_many").inc()
             return None
         arguments = (
             max(self.lease_ms, 1),

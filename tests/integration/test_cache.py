@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import random
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.resources import files
@@ -21,7 +22,7 @@ from redis.asyncio import Redis
 from paystate.cache.answers import Hit, Miss
 from paystate.cache.reports import REPORT
 from paystate.cache.scripts import FILL, GET, KEEP, MARK, PUT, run
-from paystate.cache.statuses import StatusCache
+from paystate.cache.statuses import OFFERS, StatusCache
 from paystate.changes import Change, Cursor
 from paystate.connections import connect
 from paystate.errors import CacheUnavailable
@@ -291,6 +292,15 @@ async def test_nothing_is_filled_while_an_event_is_open_or_held(
     state = row(PE, 1, open_events=open_events, held_events=held_events)
     assert await cache.fill(state, token) == "not_cacheable"
     await miss(cache)
+
+
+async def test_fills_that_cannot_be_sent_do_not_pile_up(cache: StatusCache) -> None:
+    """A crowd asks for one payment while the cache is silent; what was offered is stored."""
+    offered = [cache.offer(row(S, 3), None) for _ in range(OFFERS + 10)]
+    assert offered[OFFERS:] == [None] * 10
+    results = [await one for one in offered if one is not None]
+    assert Counter(results) == {"stored": 1, "older": OFFERS - 1}
+    assert await cache.fill(row(S, 4), None) == "stored"
 
 
 async def test_the_script_itself_refuses_a_row_with_an_open_event(cache: StatusCache) -> None:
