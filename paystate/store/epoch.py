@@ -2,8 +2,9 @@
 
 A restored database gives out again what it has given out before: versions, and the ids that order
 the change log. Whoever has seen the lost history holds higher ones, and would take the new ones for
-old. So every version is raised above any that can have been told, the ids of the change log go on
-in an epoch of their own, and no cursor from before is read from any more.
+old. So every version is raised above any that can have been told, those of new rows begin there too
+(the lost history may have known them), the ids of the change log go on in an epoch of their own,
+and no cursor from before is read from any more.
 """
 
 from __future__ import annotations
@@ -16,12 +17,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from paystate.changes import Cursor
 from paystate.store.changelog import refuse_before
 from paystate.store.engine import Database
-from paystate.store.tables import EPOCH, EPOCH_BITS, among, entities, watermarks
+from paystate.store.tables import EPOCH, EPOCH_BITS, RAISED_BY, among, entities, watermarks
 
-__all__ = ["RAISED_BY", "Epoch", "Raised"]
-
-# A payment's version rises a few times in its life; no lost history has raised one this often.
-RAISED_BY = 1_000_000
+__all__ = ["Epoch", "Raised"]
 
 
 @dataclass(frozen=True, slots=True)

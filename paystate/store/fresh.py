@@ -26,7 +26,7 @@ from paystate.status import Status
 from paystate.store.batches import Batch
 from paystate.store.engine import Database
 from paystate.store.inbox import NewEvent, Recorded
-from paystate.store.tables import HORIZON, XID
+from paystate.store.tables import BASE, HORIZON, XID
 
 __all__ = ["acknowledge"]
 
@@ -37,7 +37,7 @@ _ACKNOWLEDGE = Batch(
     "entity_key text, tx_ref text, reference_key text, content text",
     """
     WITH now AS MATERIALIZED (
-        SELECT {now} AS ms
+        SELECT {now} AS ms, {base} + 1 AS first
     ), unheard AS MATERIALIZED (
         SELECT r.* FROM {r}
         WHERE NOT EXISTS (SELECT FROM entities WHERE key = r.entity_key OFFSET 0)
@@ -50,7 +50,7 @@ _ACKNOWLEDGE = Batch(
     ), made AS (
         INSERT INTO entities (key, merchant, kind, link, status, version, open_events, held_events,
                               changed_ms, created_ms)
-        SELECT key, merchant, kind, NULL, 'unknown', 1, 1, 0, ms, ms FROM concerned, now
+        SELECT key, merchant, kind, NULL, 'unknown', first, 1, 0, ms, ms FROM concerned, now
         ORDER BY kind = 'reference', key
         ON CONFLICT (key) DO NOTHING
         RETURNING 1
@@ -66,7 +66,7 @@ _ACKNOWLEDGE = Batch(
         INSERT INTO changes (xid, entity_key, merchant, payment_id, tx_ref, status, previous_status,
                              terminal, version, previous_version, changed_ms)
         SELECT (SELECT {xid}), key, merchant, payment_id, tx_ref, 'processing', NULL,
-               false, 1, 0, ms
+               false, first, 0, ms
         FROM concerned, now
     ), whole AS MATERIALIZED (
         SELECT 1 / CAST(
@@ -74,11 +74,12 @@ _ACKNOWLEDGE = Batch(
             AND (SELECT count(*) FROM opened) = (SELECT count(*) FROM unheard) AS INT
         ) AS one
     )
-    SELECT event_key, id, ms, (SELECT {horizon}), one
+    SELECT event_key, id, ms, (SELECT {horizon}), one, first
     FROM now, whole LEFT JOIN opened ON true
     """,
     xid=XID,
     horizon=HORIZON,
+    base=BASE,
 )
 
 
@@ -102,17 +103,17 @@ class _Wanted:
             orjson.dumps(event.content).decode() if event.content else None,
         )  # fmt: skip
 
-    def recorded(self, inbox_id: int, ms: int, cursor: Cursor) -> Recorded:
+    def recorded(self, inbox_id: int, ms: int, first: int, cursor: Cursor) -> Recorded:
         """Return what became of it: all about it has its first version, and is open."""
         concerned = (self.entity,) if self.reference is None else (self.entity, self.reference)
         return Recorded(
             inbox_id,
             False,
-            tuple([EntityState(e, Status.UNKNOWN, 1, 1, 0, None, ms) for e in concerned]),
+            tuple([EntityState(e, Status.UNKNOWN, first, 1, 0, None, ms) for e in concerned]),
             tuple([
                 Change(
                     e, None if e.is_reference else e.id, e.id if e.is_reference else None,
-                    Status.PROCESSING, None, False, 1, 0, ms, cursor,
+                    Status.PROCESSING, None, False, first, 0, ms, cursor,
                 )
                 for e in concerned
             ]),
@@ -134,8 +135,8 @@ async def acknowledge(database: Database, events: Sequence[NewEvent]) -> dict[st
     # Nothing that commits later lies before this: see `paystate.changes.Cursor`.
     cursor = Cursor(found[0][3], 0)
     return {
-        key: by_key[key].recorded(inbox_id, ms, cursor)
-        for key, inbox_id, ms, _, _ in found
+        key: by_key[key].recorded(inbox_id, ms, first, cursor)
+        for key, inbox_id, ms, _, _, first in found
         if key is not None
     }
 

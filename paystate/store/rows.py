@@ -21,7 +21,7 @@ from paystate.state import EntityState
 from paystate.status import STATUSES, Status
 from paystate.store.batches import Batch
 from paystate.store.engine import Database
-from paystate.store.tables import HORIZON, XID, among, entities
+from paystate.store.tables import BASE, HORIZON, XID, among, entities
 
 __all__ = [
     "Locked", "change_of", "ensure_and_lock", "load", "load_directly", "lock", "save", "state_of",
@@ -77,6 +77,7 @@ class Locked:
     be paid for those references, of all that it holds, for which that was registered. Of `overlaid`
     a refund, reversal or chargeback is known that was not, or has come further. `rewritten` are
     written even if nothing differs: who has read one without a lock goes by who wrote it last.
+    `base` is what the versions of new rows begin above.
     """
 
     def __init__(self) -> None:
@@ -88,6 +89,7 @@ class Locked:
         self.overlaid: set[Entity] = set()
         self.rewritten: set[Entity] = set()
         self.time_ms = 0
+        self.base = 0
 
     def change(self, entity: Entity, **values: Any) -> EntityState:
         """Replace fields of one row; nothing is written before `save`."""
@@ -110,11 +112,13 @@ class Locked:
 _LOCK = Batch(
     "key text",
     """
-    SELECT key, status, version, open_events, held_events, link, changed_ms, {now}, expected
+    SELECT key, status, version, open_events, held_events, link, changed_ms, {now}, expected,
+        CASE WHEN version = 0 THEN {base} ELSE 0 END
     FROM entities WHERE key {among}
     ORDER BY kind = 'reference', key {lock}
     """,
     lock={"postgresql": "FOR UPDATE", "sqlite": ""},
+    base=BASE,
 )
 
 _MAKE = Batch(
@@ -122,11 +126,13 @@ _MAKE = Batch(
     """
     INSERT INTO entities (key, merchant, kind, link, status, version, open_events, held_events,
                           changed_ms, created_ms)
-    SELECT r.key, r.merchant, r.kind, NULL, 'unknown', r.version, r.open_events, 0, {now}, {now}
+    SELECT r.key, r.merchant, r.kind, NULL, 'unknown',
+        CASE WHEN r.version = 0 THEN 0 ELSE r.version + {base} END, r.open_events, 0, {now}, {now}
     FROM {r} WHERE true
     ON CONFLICT (key) DO NOTHING
-    RETURNING key, changed_ms
+    RETURNING key, changed_ms, {base}
     """,
+    base=BASE,
 )
 
 
@@ -151,6 +157,7 @@ async def _locked(
     states = []
     for row in await _LOCK.run(connection, [(key,) for key in sorted(entities_)]):
         into.time_ms = max(into.time_ms, row[7])
+        into.base = max(into.base, row[9])
         if row[8] is not None:
             into.expected[entities_[row[0]]] = Expected.parse(row[8])
         states.append(EntityState(
@@ -185,14 +192,16 @@ async def ensure_and_lock(
         (key, e.merchant, e.kind, int(e in opening), opening.get(e, 0))
         for key, e in sorted(missing.items())
     ])  # fmt: skip
-    for key, changed_ms in made:
+    for key, changed_ms, base in made:
         # Nobody else can see it before the commit: there is nothing to lock.
         entity = missing.pop(key)
         into.take(EntityState(entity, Status.UNKNOWN, 0, 0, 0, None, changed_ms))
         into.time_ms = max(into.time_ms, changed_ms)
+        into.base = base
         if entity in opening:
-            count = opening[entity]
-            into.stored[entity] = EntityState(entity, Status.UNKNOWN, 1, count, 0, None, changed_ms)
+            into.stored[entity] = EntityState(
+                entity, Status.UNKNOWN, base + 1, opening[entity], 0, None, changed_ms
+            )
     for state in await _locked(connection, missing, into):
         into.take(state)
 
@@ -239,8 +248,8 @@ def raise_versions(locked: Locked) -> list[Entity]:
             visible.append(entity)
             new = locked.stored[entity] is not before
             locked.now[entity] = EntityState(
-                entity, now.status, before.version + 1, now.open_events, now.held_events, now.link,
-                before.changed_ms if new else locked.time_ms,
+                entity, now.status, (before.version or locked.base) + 1, now.open_events,
+                now.held_events, now.link, before.changed_ms if new else locked.time_ms,
             )  # fmt: skip
     return visible
 

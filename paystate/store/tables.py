@@ -32,6 +32,7 @@ from sqlalchemy.sql.expression import FunctionElement
 from paystate.store.batches import NOW_MS
 
 __all__ = [
+    "BASE",
     "HORIZON",
     "XID",
     "among",
@@ -277,10 +278,16 @@ listings = Table(
 # was restored to an earlier point gives out ids again (see `paystate.store.epoch`).
 EPOCH = "cache_epoch"
 EPOCH_BITS = 40  # 2 ** 40 = 1099511627776
-_EPOCH = (
-    "(SELECT COALESCE(MAX(CAST(value AS BIGINT)), 0) * 1099511627776"
+_EPOCHS = (
+    "(SELECT COALESCE(MAX(CAST(value AS BIGINT)), 0) * {times}"
     " FROM watermarks WHERE name = 'cache_epoch')"
 )
+_EPOCH = _EPOCHS.format(times=1 << EPOCH_BITS)
+# How far each epoch raises the versions that there are. A payment's version rises a few times in
+# its life; no lost history has raised one this often.
+RAISED_BY = 1_000_000
+# What versions begin above: the lost history may have known payments that are new to this one.
+BASE = dict.fromkeys(("postgresql", "sqlite"), _EPOCHS.format(times=RAISED_BY))
 # The id of this transaction; 0 on SQLite, whose one writer needs none.
 XID = {
     "postgresql": f"(CAST(CAST(pg_current_xact_id() AS TEXT) AS BIGINT) + {_EPOCH})",

@@ -26,7 +26,7 @@ from paystate.keys import Keys
 from paystate.observability import Metrics
 from paystate.store import Store
 from paystate.store.engine import open_database
-from paystate.store.epoch import RAISED_BY
+from paystate.store.tables import RAISED_BY
 from tests.conftest import Opener
 from tests.harness import World, new_id, open_world
 from tests.servers import Postgres
@@ -48,7 +48,7 @@ def _backup(url: str, request: pytest.FixtureRequest) -> Callable[[], str]:
         return copy
     server: Postgres = request.getfixturevalue("_postgres")
     name = make_url(url).database
-    return lambda: server.create_database(f"{name}_restored", template=name)
+    return lambda: server.create_database(f"{name}_restored_{new_id()}", template=name)
 
 
 async def _as_from_another_server(url: str) -> None:
@@ -139,6 +139,34 @@ async def _prunes_to_the_end(store: Store, begin: Cursor) -> None:
     with pytest.raises(CursorPruned):
         await store.changes_after(replace(begin, xid=begin.xid - 1))
     await store.changes_after(begin)
+
+
+async def test_a_payment_that_only_the_lost_history_knew_begins_above_it(
+    database_url: str, valkey_url: str, request: pytest.FixtureRequest
+) -> None:
+    """Else who holds its lost `pending` would take the new success for as old as that."""
+    number, alone = new_id(), new_id()
+    async with AsyncExitStack() as stack:
+        opener = Opener(stack, database_url, valkey_url)
+        restored = _backup(database_url, request)()
+        async with open_world(opener, CONFIRM="never") as world:
+            await _pay(world, number, "pending")
+            path = f"/api/payments/{number}/status"
+            lost = await world.get(path)
+    await _command(restored, valkey_url, "--yes")
+
+    async with AsyncExitStack() as stack:
+        opener = Opener(stack, restored, valkey_url)
+        async with open_world(opener, CONFIRM="never") as world:
+            await _pay(world, number, "successful")
+            now = await world.get(path, **{"If-None-Match": lost.headers["ETag"]})
+            assert (now.status, now.body["status"]) == (200, "successful")
+            assert now.body["version"] == RAISED_BY + 2
+            body = {"tx_ref": f"new-{alone}", "amount": "5", "currency": "NGN"}
+            assert (await world.post("/api/payments", body)).status < 300
+            registered = await world.reference(f"new-{alone}")
+            assert registered["version"] == RAISED_BY + 1
+            await _nothing_wrong(world)
 
 
 async def test_a_second_reset_begins_another_epoch(store: Store) -> None:
