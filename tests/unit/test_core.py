@@ -15,7 +15,15 @@ from paystate import errors
 from paystate.backoff import delay_s
 from paystate.changes import Change, Cursor, iso_utc
 from paystate.errors import PaystateError, PermanentError, SettingsInvalid, TransientError
-from paystate.keys import DEFAULT_MERCHANT, MAX_ID_LENGTH, Entity, EntityKind, Keys, segment
+from paystate.keys import (
+    DEFAULT_MERCHANT,
+    MAX_ID_LENGTH,
+    Entity,
+    EntityKind,
+    Keys,
+    hash_and_changes,
+    segment,
+)
 from paystate.state import Attempt, EntityState
 from paystate.status import Status
 from paystate.ttl import DEFAULT_TTL, TtlPolicy
@@ -68,6 +76,12 @@ entities = st.builds(Entity, merchants, st.sampled_from(EntityKind), ids)
 def test_names_in_redis_are_the_published_ones(name: str, expected: str) -> None:
     """Other services read these keys and channels: they are a contract, letter by letter."""
     assert name == expected
+
+
+@given(entities)
+def test_both_names_of_an_entity_are_those_that_it_has_alone(entity: Entity) -> None:
+    """Made together they cost one, and they are a contract all the same."""
+    assert hash_and_changes(KEYS, entity) == (KEYS.hash(entity), KEYS.changes(entity))
 
 
 def test_a_merchants_names_differ_by_one_prefix() -> None:
