@@ -23,6 +23,7 @@ from paystate.flutterwave.payloads import (
     parse_v4_transfer,
 )
 from paystate.keys import MAX_ID_LENGTH
+from paystate.payments.recording import new_event
 from paystate.status import Status
 from paystate.updates import (
     Api,
@@ -564,6 +565,9 @@ def test_a_currency_is_upper_case() -> None:
         (Decimal("1772619630.5"), "2026-03-04T10:20:30.500+00:00"),
         (1772619630500, "2026-03-04T10:20:30.500+00:00"),
         ("1772619630", "2026-03-04T10:20:30.000+00:00"),
+        ("2026-03-04T10:20:30.207Z", "2026-03-04T10:20:30.207+00:00"),
+        ("2026-02-29T10:20:30.207Z", None),
+        ("2026-03-04T10:60:30.207Z", None),
         ("yesterday, at Bisi's", None),
         ("2026-03-04T10:20:30Z" + " " * 40, None),
         ("0001-01-01T00:00:00+23:59", None),
@@ -785,3 +789,15 @@ def test_a_payment_with_any_of_its_fields_replaced_is_read_and_can_be_stored(
         assert "\\u0000" not in stored
         assert stored.encode()
         assert type(subject).from_json(json.loads(stored)) == subject
+
+
+@pytest.mark.parametrize("dedupe", ["wbk_1", "wbk_ü"])
+@pytest.mark.parametrize("tx_ref", ["order-1", "Ünïcode: 1:x"])
+def test_an_events_key_is_what_it_always_was(tx_ref: str, dedupe: str) -> None:
+    """By another key the event that an older process has recorded would be another event."""
+    update = PaymentUpdate(Kind.CHARGE, "1", Status.FAILED, "failed", tx_ref=tx_ref)
+    event = Event(Api.V4, "charge.completed", dedupe, update)
+    claim = repr((None, tx_ref, None, None, ()))
+    parts = ("default", "v4", dedupe, "charge", "1", "failed", "failed", claim)
+    raw = b"".join(b"%d:%b" % (len(part.encode()), part.encode()) for part in parts)
+    assert new_event("default", event).event_key == hashlib.sha256(raw).hexdigest()
