@@ -12,6 +12,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from decimal import Decimal
@@ -154,7 +155,14 @@ def _restored(_before: dict[str, str], _after: dict[str, str], said: str) -> Non
     assert "Epoch 1" in said
 
 
+def _added(_before: dict[str, str], after: dict[str, str], said: str) -> None:
+    merchants = tomllib.loads(Path(after["MERCHANTS_FILE"]).read_text())
+    assert len(merchants["shop"]["secret_hash"]) == 64
+    assert "\n200\n" in said.partition("HTTP 200")[2]
+
+
 _EXPECTED: dict[str, Callable[[dict[str, str], dict[str, str], str], None]] = {
+    "add-a-merchant": _added,
     "rotate-secrets": _rotated,
     "move-to-a-cluster": _moved,
     "replay-a-day": _replayed,
