@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,23 @@ def test_a_metric_is_listed_with_its_labels_and_meaning() -> None:
     Counter("seen_total", "How many.", ["colour"], registry=registry)
     (one,) = metrics.registered(registry)
     assert metrics._row(one) == ("`seen_total`", "counter", "`colour`", "How many.")
+
+
+def test_the_map_for_contributors_has_every_module_and_no_other() -> None:
+    """By its name, be it a file or a folder; of the processes only what is told of them."""
+    page = (ROOT / "CONTRIBUTING.md").read_text("utf-8").partition("## The map")[2]
+    rows = [row for row in page.partition("\n\nImports")[0].splitlines() if "|" in row]
+    where = _names(row.split("|")[1] for row in rows)
+    inside = {path.stem for path in (ROOT / "paystate").iterdir() if path.suffix in ("", ".py")}
+    inside = {name for name in inside if not name.startswith("__")}
+    assert inside - where - _names(rows) == set()
+    assert {
+        name for name in where if not [*ROOT.glob(f"{name}*"), *ROOT.glob(f"*/{name}*")]
+    } == set()
+
+
+def _names(texts: Iterable[str]) -> set[str]:
+    return {Path(one).stem for text in texts for one in re.findall(r"`([^`]+)`", text)}
 
 
 def test_a_cell_cannot_end_its_table() -> None:
