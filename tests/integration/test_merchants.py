@@ -14,7 +14,10 @@ import aiohttp
 import pytest
 import structlog
 
+from paystate.flutterwave.accounts import budget_of
+from paystate.flutterwave.budget import Budget
 from paystate.keys import Entity, EntityKind
+from paystate.merchants import Merchant
 from paystate.observability import Metrics
 from paystate.roster import Roster
 from tests.conftest import Opener, settings_for
@@ -150,6 +153,52 @@ async def test_new_credentials_are_asked_with_at_once(on_sqlite: Opener, file: F
         await world.make_due()
         await world.settle()
         assert await status_of(world, number, token, "?merchant=shop") == (200, "successful")
+
+
+def test_a_merchants_budget_is_that_of_its_table_or_the_first_ones() -> None:
+    """One for the hour alone has the minutes that go with it."""
+    settings = settings_for(
+        "sqlite:///x.db", "redis://h",
+        PROVIDER_CALLS_PER_HOUR="1000", PROVIDER_CALLS_PER_MINUTE="70",
+    )  # fmt: skip
+    for own, budget in (
+        ({}, Budget(1000, 70)),
+        ({"calls_per_minute": 14}, Budget(1000, 14)),
+        ({"calls_per_hour": 60_000}, Budget(60_000, 1200)),
+        ({"calls_per_hour": 60_000, "calls_per_minute": 14}, Budget(60_000, 14)),
+    ):
+        assert budget_of(Merchant("shop", **own), settings) == budget
+
+
+async def test_a_merchants_own_budget_is_its_own_and_a_larger_one_counts_at_once(
+    on_sqlite: Opener, file: File
+) -> None:
+    async with (
+        open_provider() as sandbox,
+        open_world(
+            on_sqlite, **{**provider_settings(sandbox), "MERCHANTS_FILE": str(file.path)}
+        ) as world,
+    ):
+        key = sandbox.sandbox.config.secret_key
+        shop = f'[shop]\nsecret_hash = "h"\nsecret_key = "{key}"\ncalls_per_hour = {{}}\n'
+        await file.say(shop.format(3), world.resources.roster)
+        numbers = [new_id() for _ in range(5)]
+        for number in numbers:
+            make_payment(sandbox, number, "successful", tx_ref=f"r-{number}")
+            body = bodies.v3_charge(id=number, tx_ref=f"r-{number}")
+            await world.v3(body)
+            await world.v3(body, secret="h", merchant="shop")
+
+        async def settled(query: str) -> int:
+            found = [await status_of(world, n, "operator-token", query) for n in numbers]
+            return [status for _, status in found].count("successful")
+
+        await world.settle()
+        assert (await settled(""), await settled("?merchant=shop")) == (5, 3)
+        await file.say(shop.format(100), world.resources.roster)
+        await world.make_due()
+        await world.settle()
+        assert await settled("?merchant=shop") == 5
 
 
 async def test_what_a_removed_merchant_was_sent_waits_and_is_not_believed_unconfirmed(

@@ -603,6 +603,18 @@ async def test_a_list_that_goes_back_in_time_is_left_before_the_window(on_sqlite
         assert (report.pages, report.found_in_lists) == (1 + 3, 1)
 
 
+async def test_what_a_list_shows_a_minute_late_is_in_the_next_window(on_sqlite: Opener) -> None:
+    """The lists of the real one lag behind its payments."""
+    async with open_provider() as sandbox, open_world(on_sqlite, **at_once(sandbox)) as world:
+        assert (await world.resources.reconciliation.round()).found_in_lists == 0
+        clock = sandbox.sandbox.clock
+        sandbox.sandbox.clock = lambda: clock() - 60
+        for number in (new_id(), f"chg_late{new_id()}"):
+            paid(sandbox, number)
+        await world.age("listings", "due_ms", HOUR_MS // 2)
+        assert (await world.resources.reconciliation.round()).found_in_lists == 2
+
+
 async def test_an_account_that_may_not_see_its_transfers_has_its_charges_read_all_the_same(
     on_sqlite: Opener,
 ) -> None:
