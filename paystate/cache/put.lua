@@ -9,6 +9,8 @@
 -- ARGV[6]  the change as JSON, or '' if nothing visible changed
 -- ARGV[7]  channel of this entity
 -- ARGV[8]  channel of its merchant
+-- ARGV[9]  longest time that a `successful` entry of an earlier version than the floor is kept
+--          (milliseconds, > 0)
 --
 -- Returns 1 if the entry was stored, 0 if not.
 --
@@ -16,6 +18,9 @@
 -- it stale, even if this script runs late. Anything else is a mark, for an event that came in after
 -- the commit may already have overtaken it. The change is published in either case, and after the
 -- write, so that whoever hears of it and asks the cache is not told what was there before.
+--
+-- One that comes late, with the mark of the next version before it, gives no entry of its own version
+-- more time than that mark has left it: whoever has marked may not live to write the next one.
 
 local held = redis.call('HMGET', KEYS[1], 'status', 'version', 'floor', 'token')
 local is_new = not (held[1] or held[3] or held[4])
@@ -29,9 +34,15 @@ if ARGV[1] == 'successful' then
     end
     redis.call('HSET', KEYS[1], 'status', ARGV[1], 'version', ARGV[2], 'at', ARGV[3],
       'link', ARGV[4])
+    local ttl = tonumber(ARGV[5])
+    if version < (tonumber(held[3]) or 0) then
+      ttl = math.min(ttl, tonumber(ARGV[9]))
+    end
+    redis.call('PEXPIRE', KEYS[1], ttl)
     stored = 1
+  elseif redis.call('PTTL', KEYS[1]) > tonumber(ARGV[9]) then
+    redis.call('PEXPIRE', KEYS[1], ARGV[5])
   end
-  redis.call('PEXPIRE', KEYS[1], ARGV[5])
 elseif held[1] ~= 'successful' then
   local floor = math.max(tonumber(held[3]) or 0, version)
   if held[4] then

@@ -288,6 +288,7 @@ class StatusCache:
             orjson.dumps(change.to_json()) if change else b"",
             channel,
             self._keys.all_changes(entity.merchant),
+            OVERTAKEN_MS,
         )
         return PUT, key, arguments
 

@@ -22,7 +22,7 @@ from redis.asyncio import Redis
 from paystate.cache.answers import Hit, Miss
 from paystate.cache.reports import REPORT
 from paystate.cache.scripts import FILL, GET, KEEP, MARK, PUT, run
-from paystate.cache.statuses import OFFERS, StatusCache
+from paystate.cache.statuses import OFFERS, OVERTAKEN_MS, StatusCache
 from paystate.changes import Change, Cursor
 from paystate.connections import connect
 from paystate.errors import CacheUnavailable
@@ -604,6 +604,20 @@ async def test_a_mark_never_shortens_the_time_of_a_floor(cache: StatusCache) -> 
     await cache.mark([row(PE, 2)])
     await cache.put([row(PE, 3)], [])
     assert is_about(await kept_s(cache._redis), 86_400)
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+async def test_a_late_put_takes_nothing_back_from_the_mark_of_the_next_version(
+    cache: StatusCache, is_held: bool
+) -> None:
+    """Else an entry would be kept for a day that nobody may be left to replace."""
+    if is_held:
+        await cache.put([row(S, 3)], [])
+    await cache.mark([row(S, 4)])
+    await cache.put([row(S, 3)], [])
+    assert 0 < await cache._redis.pttl(HASH) <= OVERTAKEN_MS
+    await cache.put([row(S, 4)], [])
+    assert await cache._redis.pttl(HASH) > OVERTAKEN_MS
 
 
 async def test_a_successful_entry_that_is_overtaken_is_kept_until_the_next_is_written_through(

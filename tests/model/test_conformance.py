@@ -80,7 +80,7 @@ class Server:
         await self._run(MARK, version, TTL_MS, TTL_MS)
 
     async def put(self, version: int, shown: int) -> None:
-        await self._run(PUT, WORDS[shown].value, version, 1, "", TTL_MS, "", "a", "b")
+        await self._run(PUT, WORDS[shown].value, version, 1, "", TTL_MS, "", "a", "b", TTL_MS)
 
     async def tick(self) -> None:
         ages = {
