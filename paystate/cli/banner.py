@@ -19,8 +19,6 @@ from paystate.links import Links
 
 __all__ = ["banner", "make_example"]
 
-# What stands for a payment in the commands where the sandbox has made none.
-_SAMPLE_ID = "1000001"
 # A link of this evening is tried again tomorrow.
 _LINK_S = 24 * 3600
 
@@ -47,6 +45,8 @@ def banner(plan: Plan, data: DataDir, example: str | None) -> str:
     running = plan.running
     token = _shown(plan, data, "API_TOKENS")
     order = f"demo-{secrets.token_hex(2)}"
+    # Another at each start: what was settled the last time belongs to that time's order for good.
+    payment = example or str(1_000_000 + secrets.randbelow(9_000_000))
     signing = "" if "API_TOKENS" in running.from_env else f"#token={token}"
     rows = [
         ("board", f"{running.web}/{signing}"),
@@ -60,12 +60,12 @@ def banner(plan: Plan, data: DataDir, example: str | None) -> str:
     ]
     program = _program()
     folder = _folder_option(data)
-    lookup = f"{program} lookup {example or _SAMPLE_ID}{folder}"
+    lookup = f"{program} lookup {payment}{folder}"
     bearer = "$API_TOKENS" if "API_TOKENS" in running.from_env else token
-    address = f"{running.web}/api/payments/{example or _SAMPLE_ID}/status"
+    address = f"{running.web}/api/payments/{payment}/status"
     curl = f'curl -H "Authorization: Bearer {bearer}" {address}'
     send = f"{program} send --api v3 --tx-ref {order} --status successful"
-    send += f"{'' if example else f' --id {_SAMPLE_ID}'}{folder}"
+    send += f"{'' if example else f' --id {payment}'}{folder}"
     commands = [send, lookup, curl]
     lines = ["", click.style("paystate is ready.", bold=True, fg="green"), ""]
     lines += [f"  {name:<14} {value}" for name, value in rows]

@@ -163,6 +163,19 @@ def test_the_address_shown_can_be_reached(data: DataDir, host: str, url: str) ->
     assert not plan.has_traffic
 
 
+def test_the_banners_payment_is_another_at_each_start(data: DataDir) -> None:
+    """What was settled the last time cannot become the payment of this time's page."""
+    plan = make_plan(data, {}, OPTIONS, ROOT)
+    ids = set()
+    for _ in range(2):
+        text = banner(plan, data, None)
+        (sent,) = re.findall(r" send .* --id ([0-9]+)", text)
+        assert re.findall(r" lookup ([0-9]+)", text) == [sent]
+        assert f"/api/payments/{sent}/status" in text
+        ids.add(sent)
+    assert len(ids) == 2
+
+
 def test_the_banner_has_all_that_is_needed_to_begin(data: DataDir) -> None:
     plan = make_plan(data, {}, OPTIONS, ROOT)
     text = banner(plan, data, "123456")
