@@ -329,6 +329,18 @@ async def test_what_somebody_asks_for_comes_first_and_more_often(open_process: O
         assert (await watched(world))[str(numbers[2])][0] == 2
 
 
+async def test_a_pass_over_everything_asks_about_each_thing_once(on_sqlite: Opener) -> None:
+    async with open_provider() as sandbox, open_world(on_sqlite, **at_once(sandbox)) as world:
+        for _ in range(3):
+            number = new_id()
+            paid(sandbox, number, "pending")
+            await heard_pending(world, number)
+        for _ in range(2):
+            report = await ask(world, narrowed=Narrowed(due=False), most=30)
+            assert (report.checked, report.asked) == (3, 3)
+            await world.age("unsettled", "asked_ms", HOUR_MS)
+
+
 async def test_two_reconcilers_at_once_ask_about_each_payment_once(open_process: Opener) -> None:
     async with open_provider() as sandbox, open_world(
         open_process, **at_once(sandbox)
