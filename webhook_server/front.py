@@ -25,7 +25,6 @@ from typing import Any, Protocol
 
 from aiohttp import web
 
-from paystate.errors import PaystateError
 from webhook_server.callers import CALLER, everyone
 from webhook_server.prepared import NO_TAGS, Made
 
@@ -207,7 +206,7 @@ class FrontHandler(web.RequestHandler):
         found: bytes | None = None
         try:
             found = taken.answer().wire()
-        except PaystateError as e:
+        except Exception as e:  # whatever it is, the next question must not wait for this one
             self.failure = Failure(e, taken.started_s, taken.fields)
         self._answered_with(found, data)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -14,7 +15,7 @@ from aiohttp import web
 from paystate.errors import PaymentNotFound
 from paystate.observability import Metrics
 from webhook_server.access import Access
-from webhook_server.front import FRONT, FrontHandler, FrontRunner
+from webhook_server.front import FRONT, INTAKE, FrontHandler, FrontRunner
 from webhook_server.middleware import surround
 from webhook_server.prepared import Made, Prepared
 
@@ -56,6 +57,24 @@ class Scripted:
 
 def _made(own_id: str) -> Made:
     return Made('ETag: W/"1"\r\n', orjson.dumps({"id": own_id}), "1")
+
+
+class Faulty:
+    """Takes what is posted, and fails to say what became of it."""
+
+    def __init__(self) -> None:
+        self.started_s = time.perf_counter()
+        self.fields: dict[str, object] = {}
+        self.recorded: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.recorded.set_result(None)
+
+    def take(self, data: bytes) -> Faulty | None:
+        """Take what says nothing."""
+        return self if data.startswith(b"POST") and data.endswith(b"{}") else None
+
+    def answer(self) -> Made:
+        """Fail as nothing of ours should."""
+        raise KeyError("a fault of ours")
 
 
 class Caller:
@@ -124,7 +143,7 @@ async def _place() -> AsyncIterator[Place]:
 
     app = web.Application(middlewares=[surround(metrics, admit=Access(()).admit, verbose=False)])
     app.add_routes([web.get("/api/payments/{id}/status", status), web.post("/said", said)])
-    app[FRONT] = front
+    app[FRONT], app[INTAKE] = front, Faulty()
     runner = FrontRunner(app, access_log=None, handle_signals=False, shutdown_timeout=HANGS_S)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
@@ -252,6 +271,15 @@ async def test_a_request_whose_body_is_on_its_way_is_answered_before_the_server_
     assert await caller.answer() == (200, {"id": 7001})
     assert await caller.ended()
     await stopping
+
+
+async def test_a_fault_over_one_webhook_leaves_the_next_question_its_answer(place: Place) -> None:
+    caller = await place.caller()
+    caller.writer.write(b"POST /said HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}")
+    status, problem = await caller.answer()
+    assert (status, problem["reason"]) == (500, "internal_error")
+    caller.ask("next")
+    assert await caller.answer() == (200, {"id": "next"})
 
 
 async def test_a_caller_who_hangs_up_is_not_answered(place: Place) -> None:
