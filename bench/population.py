@@ -17,7 +17,7 @@ import asyncpg
 from paystate.cache.statuses import StatusCache
 from paystate.connections import connect
 from paystate.keys import DEFAULT_MERCHANT, Entity, EntityKind
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.state import EntityState
 from paystate.status import Status
 from paystate.ttl import DEFAULT_TTL

@@ -35,8 +35,9 @@ from paystate.errors import CursorPruned, TransientError
 from paystate.heartbeat import SILENCE_S
 from paystate.keys import Entity, Keys
 from paystate.listeners import Listeners, Subscription
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.near import NearCache
-from paystate.observability import Metrics, logger
 
 __all__ = ["Feed", "replayed"]
 

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from aiohttp import web
 
 from paystate.errors import SettingsInvalid
-from paystate.observability import configure_logging
+from paystate.logs import configure_logging
 from paystate.settings import Role, Settings, load
 
 __all__ = ["CannotStart", "cannot_listen", "listen", "run_process"]

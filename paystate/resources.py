@@ -24,8 +24,8 @@ from paystate.feed import Feed
 from paystate.flutterwave.accounts import credentials_of, open_client, open_gate
 from paystate.flutterwave.transport import provider_session
 from paystate.keys import Keys
+from paystate.metrics import Metrics
 from paystate.near import NearCache
-from paystate.observability import Metrics
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.asking import Asker
 from paystate.payments.checks import Checker

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from paystate.keys import DEFAULT_MERCHANT
+from paystate.logs import logger, place_of
 from paystate.merchants import Merchant, further_merchants, shared_tokens
-from paystate.observability import Metrics, logger, place_of
+from paystate.metrics import Metrics
 from paystate.settings import Settings
 
 __all__ = ["LOOK_S", "Changed", "Roster"]

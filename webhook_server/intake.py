@@ -22,7 +22,8 @@ from typing import Any
 import orjson
 
 from paystate.keys import DEFAULT_MERCHANT
-from paystate.observability import Metrics, log_many
+from paystate.logs import log_many
+from paystate.metrics import Metrics
 from paystate.payments.recording import Recorder, new_event
 from paystate.store import Recorded
 from paystate.updates import Event, Ignored

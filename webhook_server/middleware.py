@@ -10,7 +10,8 @@ from aiohttp.typedefs import Middleware
 from prometheus_client import Counter
 
 from paystate.errors import PaystateError
-from paystate.observability import Metrics, logger, place_of
+from paystate.logs import logger, place_of
+from paystate.metrics import Metrics
 from webhook_server.front import take_failure
 from webhook_server.problems import from_error, problem
 

@@ -11,7 +11,7 @@ from aiohttp import web
 from paystate.errors import PaymentNotFound
 from paystate.feed import Feed
 from paystate.keys import Entity, EntityKind
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.payments.answers import StatusAnswer, StatusAnswerJson
 from paystate.payments.details import Informant
 from paystate.payments.lookup import Lookups

@@ -25,7 +25,7 @@ from pathlib import Path
 from prometheus_client import multiprocess
 
 from paystate.backoff import delay_s
-from paystate.observability import logger
+from paystate.logs import logger
 from paystate.process import HARD_STOP_S, CannotStart, cannot_listen
 from paystate.settings import Settings
 

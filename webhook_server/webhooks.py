@@ -22,8 +22,9 @@ from paystate.flutterwave.exact import read_body
 from paystate.flutterwave.payloads import parse_event
 from paystate.flutterwave.signatures import Headers, SignatureVerifier
 from paystate.keys import DEFAULT_MERCHANT
+from paystate.logs import logger
 from paystate.merchants import Merchant
-from paystate.observability import Metrics, logger
+from paystate.metrics import Metrics
 from paystate.payments.recording import Recorder, new_event
 from paystate.store import Recorded
 from paystate.updates import Api, Event, Ignored

@@ -11,7 +11,7 @@ from paystate.audit import open_audit
 from paystate.cache.reports import Reporter
 from paystate.health import health_routes
 from paystate.heartbeat import HEARTBEAT_S, beat
-from paystate.observability import logger
+from paystate.logs import logger
 from paystate.payments.retention import Pruner, Retention
 from paystate.process import listen, run_process
 from paystate.resources import open_resources

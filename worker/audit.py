@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 
 from paystate.audit import Audit
 from paystate.errors import TransientError
-from paystate.observability import logger
+from paystate.logs import logger
 from worker.loops import pause
 
 __all__ = ["Auditor"]

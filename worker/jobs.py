@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from paystate.observability import logger
+from paystate.logs import logger
 from worker.together import Together
 
 __all__ = ["settle"]

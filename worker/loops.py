@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 
 from paystate.backoff import delay_s
-from paystate.observability import logger
+from paystate.logs import logger
 
 __all__ = ["forever", "pause"]
 

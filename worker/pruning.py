@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from paystate.observability import logger
+from paystate.logs import logger
 from paystate.payments.retention import Pruner
 from worker.loops import pause
 

@@ -15,7 +15,7 @@ from arq.worker import Worker, func
 
 from paystate.cache.scripts import Script, load, run
 from paystate.keys import Keys
-from paystate.observability import logger
+from paystate.logs import logger
 from paystate.payments.settling import Settler
 from paystate.queue import JOB_SETTLE, JOB_TIMEOUT_S, Queue, decode_job, encode_job
 from worker.jobs import settle

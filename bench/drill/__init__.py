@@ -22,7 +22,7 @@ from bench.drill.deployment import NotPossibleHere
 from bench.drill.faults import DRILLS, Drill
 from bench.drill.one import Timing, drill_once
 from bench.servers import make_template
-from paystate.observability import configure_logging
+from paystate.logs import configure_logging
 
 __all__ = ["arguments", "failed", "measure", "table"]
 

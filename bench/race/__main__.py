@@ -8,7 +8,7 @@ import sys
 import uvloop
 
 from bench.race.lane import Lane, run
-from paystate.observability import configure_logging
+from paystate.logs import configure_logging
 
 if __name__ == "__main__":
     configure_logging("ERROR", "json", "race")

@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry
 from paystate.audit.ledger import Ledger
 from paystate.cli.commands import cli
 from paystate.errors import SettingsInvalid
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.process import HARD_STOP_S
 from paystate.settings import Role, Settings, load
 from worker.queue_loop import CANCEL_S

@@ -9,7 +9,7 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from docs.generate.tables import code, table
 from paystate.audit.ledger import Ledger
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 
 __all__ = ["page", "registered"]
 

@@ -11,7 +11,7 @@ from paystate.audit.asking import LookupPath, Unanswered
 from paystate.audit.ledger import Ledger, Outcome
 from paystate.audit.verdicts import Fault, Shown, Suspicion, is_certain, suspect
 from paystate.keys import Entity
-from paystate.observability import logger, place_of
+from paystate.logs import logger, place_of
 from paystate.state import EntityState
 from paystate.status import TERMINAL, Status
 from paystate.store import Store

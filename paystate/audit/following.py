@@ -21,7 +21,7 @@ from paystate.connections import CacheClient
 from paystate.errors import TransientError
 from paystate.heartbeat import HEARTBEAT_S
 from paystate.keys import Keys
-from paystate.observability import logger, place_of
+from paystate.logs import logger, place_of
 from paystate.status import is_terminal
 from paystate.store.sampling import Sampling
 

@@ -16,7 +16,8 @@ from paystate.audit.verdicts import Fault
 from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.gate import Purpose
 from paystate.keys import Entity
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.payments.deciding import CONTRADICTION_MS
 from paystate.payments.recording import Recorder, observation
 from paystate.payments.settling import Provider, Settler

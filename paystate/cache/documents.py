@@ -18,7 +18,8 @@ from redis.exceptions import ResponseError
 from paystate.cache.scripts import KEEP, Call, run
 from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import CacheUnavailable
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 
 __all__ = ["Document", "DocumentCache", "Slip"]
 

@@ -23,7 +23,8 @@ from paystate.cache.scripts import Script, run
 from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import CacheUnavailable
 from paystate.keys import Keys
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 
 __all__ = ["EVERY_S", "Report", "Reporter", "read_reports", "total"]
 

@@ -24,7 +24,8 @@ from paystate.cluster import NodeDown
 from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import CacheUnavailable
 from paystate.keys import Entity, Keys, hash_and_changes
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.state import EntityState
 from paystate.status import Status
 from paystate.ttl import TtlPolicy

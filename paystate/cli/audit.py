@@ -115,7 +115,7 @@ async def _audit(
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
     from paystate.audit import open_audit  # noqa: PLC0415
-    from paystate.observability import configure_logging  # noqa: PLC0415
+    from paystate.logs import configure_logging  # noqa: PLC0415
     from paystate.resources import open_resources  # noqa: PLC0415
 
     configure_logging("CRITICAL", settings.log_format, "audit")  # the table says it all

@@ -88,7 +88,7 @@ def command(
       2  wrong arguments, or settings that cannot be used
     """
     from paystate.doctor import Options, examine, open_case  # noqa: PLC0415
-    from paystate.observability import configure_logging  # noqa: PLC0415
+    from paystate.logs import configure_logging  # noqa: PLC0415
 
     configure_logging("CRITICAL", "auto", "doctor")  # the table says it all
     environ, own_url = _environ(data_dir)

@@ -116,7 +116,7 @@ def run_over(settings: Settings, work: Callable[[Resources], Awaitable[Any]]) ->
         PaymentNotFound,
         RulingRefused,
     )
-    from paystate.observability import configure_logging  # noqa: PLC0415
+    from paystate.logs import configure_logging  # noqa: PLC0415
     from paystate.resources import open_resources  # noqa: PLC0415
 
     configure_logging("CRITICAL", settings.log_format, "cli")  # what matters is printed

@@ -20,7 +20,7 @@ from paystate.flutterwave.breaker import Breaker
 from paystate.flutterwave.budget import Purpose
 from paystate.flutterwave.gate import Gate
 from paystate.flutterwave.transport import Answer
-from paystate.observability import logger
+from paystate.logs import logger
 
 __all__ = ["Calls"]
 

@@ -16,7 +16,8 @@ from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.gate import Purpose
 from paystate.keys import Entity, EntityKind, Keys
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.payments.observing import Observation, Observer
 from paystate.payments.recording import Recorder
 from paystate.payments.settling import Provider, Settler

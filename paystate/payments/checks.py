@@ -15,7 +15,8 @@ from typing import Any
 from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.gate import Purpose
 from paystate.keys import Entity
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.payments.observing import Observation, Observer
 from paystate.payments.recording import Recorder, silence
 from paystate.payments.settling import Provider, Settler

@@ -14,8 +14,9 @@ from paystate.backoff import delay_s
 from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.client import FlutterwaveClient
 from paystate.flutterwave.gate import Purpose
+from paystate.logs import logger, place_of
 from paystate.merchants import Confirm
-from paystate.observability import Metrics, logger, place_of
+from paystate.metrics import Metrics
 from paystate.payments.deciding import (
     NOT_ASKED,
     UNVERIFIABLE,

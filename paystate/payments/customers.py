@@ -19,7 +19,8 @@ from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import CustomerErased, CustomerNotFound, ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.gate import Purpose
 from paystate.keys import Keys
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.payments.answers import Source
 from paystate.payments.asking import ASKING_S, FAILED_S, Outcome
 from paystate.payments.settling import Provider

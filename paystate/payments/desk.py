@@ -9,7 +9,7 @@ from typing import Protocol
 from paystate.cache.documents import DocumentCache
 from paystate.connections import CacheClient
 from paystate.keys import Keys
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.payments.customers import Profiles
 from paystate.payments.details import Informant
 from paystate.payments.erasing import PersonalData

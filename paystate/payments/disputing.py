@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Sequence
 
 from paystate.keys import Entity
-from paystate.observability import logger
+from paystate.logs import logger
 from paystate.payments.recording import Recorder, disputed
 from paystate.payments.settling import Settler
 from paystate.status import Status

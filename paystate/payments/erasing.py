@@ -14,7 +14,7 @@ from paystate.cache.documents import Document, DocumentCache, Slip
 from paystate.changes import iso_utc
 from paystate.errors import CustomerNotFound
 from paystate.keys import EntityKind, Keys
-from paystate.observability import logger
+from paystate.logs import logger
 from paystate.payments.customers import CustomerId, refuse_erased
 from paystate.payments.lookup import Lookups
 from paystate.shapes import Bounded, Moment

@@ -14,7 +14,8 @@ from paystate.cache.statuses import StatusCache
 from paystate.errors import CacheUnavailable
 from paystate.expected import Expected
 from paystate.keys import Entity
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.payments.recording import LEASES_TO_WAIT
 from paystate.payments.settling import Settler
 from paystate.store import Store

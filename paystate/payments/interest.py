@@ -18,7 +18,7 @@ from redis.exceptions import NoScriptError
 
 from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.keys import Entity, Keys
-from paystate.observability import logger
+from paystate.logs import logger
 
 __all__ = ["Interest"]
 

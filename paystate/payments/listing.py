@@ -20,7 +20,8 @@ from paystate.flutterwave.client import FlutterwaveClient
 from paystate.flutterwave.gate import Purpose
 from paystate.flutterwave.listing import ListPage, Lists, made_ms
 from paystate.keys import Entity
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.payments.checks import Report
 from paystate.payments.disputing import Disputes
 from paystate.payments.observing import Observation, Observer

@@ -18,8 +18,8 @@ from paystate.cache.answers import Miss
 from paystate.cache.statuses import StatusCache
 from paystate.errors import CacheUnavailable, PaymentNotFound
 from paystate.keys import Entity, EntityKind
+from paystate.metrics import Metrics
 from paystate.near import NearCache, Ticket
-from paystate.observability import Metrics
 from paystate.payments.answers import Source, StatusAnswer, from_cache, from_database
 from paystate.payments.asking import Asker, Outcome
 from paystate.payments.interest import Interest

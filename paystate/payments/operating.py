@@ -18,7 +18,8 @@ from paystate.errors import (
     QueueUnavailable,
     RulingRefused,
 )
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.payments.explanations import OutcomeJson
 from paystate.payments.recording import LEASES_TO_WAIT
 from paystate.payments.settling import Settler

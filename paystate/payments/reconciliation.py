@@ -8,7 +8,8 @@ from typing import Annotated, Any, TypedDict
 
 from paystate.changes import iso_utc
 from paystate.keys import Entity, EntityKind
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.payments.checks import Report
 from paystate.payments.listing import Lister
 from paystate.payments.reconciling import Reconciler

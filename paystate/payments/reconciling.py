@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from paystate.keys import Entity
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.payments.checks import Batch, Checker, Report, Subject, gap_s
 from paystate.payments.interest import Interest
 from paystate.store import Store

@@ -16,7 +16,8 @@ from paystate.batch import Batcher
 from paystate.cache.statuses import StatusCache
 from paystate.errors import CacheUnavailable, QueueUnavailable
 from paystate.keys import Entity
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.queue import Queue
 from paystate.store import NewEvent, Recorded, Store
 from paystate.updates import Api, Event, Ignored, Overlay, PaymentUpdate

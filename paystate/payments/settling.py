@@ -15,7 +15,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from paystate.cache.statuses import StatusCache
 from paystate.errors import CacheUnavailable
 from paystate.keys import Entity
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.payments.confirming import Confirmer, Provider
 from paystate.payments.deciding import Retry
 from paystate.payments.recording import LEASES_TO_WAIT

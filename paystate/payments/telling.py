@@ -8,7 +8,8 @@ from enum import StrEnum
 
 from paystate.cache.statuses import StatusCache
 from paystate.errors import CacheUnavailable
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.store import Ending, Settled
 
 __all__ = ["Teller"]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from paystate.cache.statuses import StatusCache
 from paystate.keys import Entity
-from paystate.observability import Metrics, logger
+from paystate.logs import logger
+from paystate.metrics import Metrics
 from paystate.payments.confirming import Confirmer, Provider
 from paystate.payments.recording import Recorder
 from paystate.payments.settling import Settler

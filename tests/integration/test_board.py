@@ -15,7 +15,7 @@ from sqlalchemy import event
 
 from paystate.cache.reports import Reporter, read_reports, total
 from paystate.keys import Keys
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from tests.conftest import Opener
 from tests.harness import TOKEN, World, new_id, open_world
 from tests.servers import OwnValkey

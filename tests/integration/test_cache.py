@@ -27,7 +27,7 @@ from paystate.changes import Change, Cursor
 from paystate.connections import connect
 from paystate.errors import CacheUnavailable
 from paystate.keys import Entity, EntityKind, Keys
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.state import EntityState
 from paystate.status import Status
 from paystate.ttl import DEFAULT_TTL

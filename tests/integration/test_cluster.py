@@ -27,7 +27,7 @@ from paystate.flutterwave.gate import Purpose
 from paystate.flutterwave.shared_gate import RedisGate
 from paystate.heartbeat import beat
 from paystate.keys import Entity, EntityKind, Keys
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.queue import open_queue
 from paystate.reader import PaymentReader, PaymentReaderSync, ReaderUnavailable
 from paystate.status import Status

@@ -15,7 +15,7 @@ from bench.topologies import Cluster
 from paystate.audit import open_audit
 from paystate.expected import Expected
 from paystate.keys import Entity, EntityKind
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.payments.expecting import Registrar
 from paystate.payments.previews import Previewer
 from paystate.store.operations import Wanted

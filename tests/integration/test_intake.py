@@ -16,7 +16,7 @@ import structlog
 
 from paystate.errors import StoreUnavailable
 from paystate.flutterwave.signatures import sign_v4
-from paystate.observability import configure_logging, log_many
+from paystate.logs import configure_logging, log_many
 from paystate.process import listen
 from tests.conftest import Opener
 from tests.harness import SECRET, World, new_id, open_world

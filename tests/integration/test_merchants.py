@@ -18,7 +18,7 @@ from paystate.flutterwave.accounts import budget_of
 from paystate.flutterwave.budget import Budget
 from paystate.keys import Entity, EntityKind
 from paystate.merchants import Merchant
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.roster import Roster
 from tests.conftest import Opener, settings_for
 from tests.harness import World, make_payment, new_id, open_provider, open_world, provider_settings

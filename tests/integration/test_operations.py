@@ -19,7 +19,7 @@ from paystate.audit import open_audit
 from paystate.cli.commands import cli
 from paystate.errors import RulingRefused, SettingsInvalid
 from paystate.keys import Entity, EntityKind
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.payments.operating import Operator
 from paystate.payments.retention import Pruner, Retention
 from paystate.settings import load

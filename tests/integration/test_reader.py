@@ -22,7 +22,7 @@ from paystate.cache.answers import Miss
 from paystate.cache.statuses import StatusCache
 from paystate.changes import Change, Cursor
 from paystate.keys import Entity, EntityKind, Keys
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.process import listen
 from paystate.reader import (
     ApiMissing,

@@ -23,7 +23,7 @@ from paystate.cli.commands import cli
 from paystate.connections import connect
 from paystate.errors import CursorPruned
 from paystate.keys import Keys
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.store import Store
 from paystate.store.engine import open_database
 from paystate.store.tables import RAISED_BY

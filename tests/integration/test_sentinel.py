@@ -13,7 +13,7 @@ from paystate.cache.statuses import StatusCache
 from paystate.connections import connect, connect_one
 from paystate.errors import QueueUnavailable
 from paystate.keys import Keys
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.queue import open_queue
 from paystate.status import Status
 from paystate.ttl import DEFAULT_TTL

@@ -17,7 +17,7 @@ from aiohttp import web
 
 from paystate.errors import StoreUnavailable
 from paystate.keys import DEFAULT_MERCHANT, Entity
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from paystate.payments.answers import Source, StatusAnswer
 from paystate.payments.lookup import Lookups
 from paystate.status import Status

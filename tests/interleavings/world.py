@@ -24,8 +24,8 @@ from paystate.connections import connect
 from paystate.expected import Expected
 from paystate.keys import DEFAULT_MERCHANT, Entity, Keys
 from paystate.merchants import Confirm
+from paystate.metrics import Metrics
 from paystate.near import NearCache
-from paystate.observability import Metrics
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.asking import Asker
 from paystate.payments.expecting import Registrar

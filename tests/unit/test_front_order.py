@@ -13,7 +13,7 @@ import pytest
 from aiohttp import web
 
 from paystate.errors import PaymentNotFound
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from webhook_server.access import Access
 from webhook_server.front import FRONT, INTAKE, FrontHandler, FrontRunner
 from webhook_server.middleware import surround

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from paystate.observability import configure_logging, logger
+from paystate.logs import configure_logging, logger
 
 
 def _written(capsys: pytest.CaptureFixture[str]) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from paystate.observability import Metrics
+from paystate.metrics import Metrics
 from worker.sweep import Sweeper
 from worker.together import BATCHES_AT_ONCE, MOST_ROWS, Together
 
