@@ -71,7 +71,7 @@ prove-hostile:
 
 # In part: the same questions each time, as in `make test`.
 prove-api:
-	$(if $(filter 1,$(PORTION)),FUZZ_API_EXAMPLES=100) $(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/e2e/test_described.py
+	$(if $(filter 1,$(PORTION)),FUZZ_API_EXAMPLES=25) $(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/e2e/test_described.py
 
 fuzz-api: install ## have schemathesis ask the API whatever it can think of (N=500 for each operation)
 	FUZZ_API_EXAMPLES=$(or $(N),500) $(BIN)/python -m pytest -q -o faulthandler_timeout=0 tests/e2e/test_described.py $(ARGS)
