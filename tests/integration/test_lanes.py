@@ -151,22 +151,34 @@ async def _breaking_off(postgres_url: str) -> AsyncIterator[tuple[str, set[bytes
     socket = f"{parse_qs(parsed.query)['host'][0]}/.s.PGSQL.5432"
     words: set[bytes] = set()
 
+    ways: set[asyncio.Task[None] | None] = set()
+
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
+        try:
             while data := await reader.read(65536):
                 if any(word in data for word in words):
                     break
                 writer.write(data)
-        writer.close()
+        finally:
+            writer.close()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        ways.add(asyncio.current_task())
         from_server, to_server = await asyncio.open_unix_connection(socket)
-        await asyncio.gather(carry(reader, to_server), carry(from_server, writer))
+        both = (carry(reader, to_server), carry(from_server, writer))
+        await asyncio.gather(*both, return_exceptions=True)
+        for one in (writer, to_server):
+            with contextlib.suppress(ConnectionError):
+                await one.wait_closed()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    yield f"postgresql://postgres@127.0.0.1:{port}{parsed.path}", words
-    server.close()
+    try:
+        yield f"postgresql://postgres@127.0.0.1:{port}{parsed.path}", words
+    finally:
+        server.close()
+        async with asyncio.timeout(HANGS_S):
+            await asyncio.gather(*[way for way in ways if way is not None])
 
 
 async def test_a_server_that_ends_while_it_is_connected_to_is_away(postgres_url: str) -> None:
