@@ -8,7 +8,7 @@ from typing import Any
 
 from paystate.errors import PaystateError
 from paystate.keys import Entity
-from paystate.payments.answers import StatusAnswer
+from paystate.payments.answers import Source, StatusAnswer
 from paystate.state import EntityState
 from paystate.status import Status
 from paystate.store import Recorded
@@ -36,6 +36,7 @@ class Oracle:
         self._schedule = schedule
         self._floors: dict[Entity, int] = {}
         self._told: dict[Entity, int] = {}
+        self._writers: dict[tuple[Entity, int], Process] = {}
         self._acknowledged: set[int] = set()
         self._answers: list[_Answered] = []
         self.lookups = 0
@@ -51,9 +52,11 @@ class Oracle:
             self._acknowledged.add(recorded.inbox_id)
         self.committed(recorded.states)
 
-    def committed(self, states: Iterable[EntityState]) -> None:
-        """Note states that every lookup from now on must know of."""
+    def committed(self, states: Iterable[EntityState], by: Process | None = None) -> None:
+        """Note states that every lookup from now on must know of; `by` writes them through."""
         for state in states:
+            if by is not None:
+                self._writers[state.entity, state.version] = by
             self._floors[state.entity] = max(self._floors.get(state.entity, 0), state.version)
 
     async def watch(
@@ -66,8 +69,9 @@ class Oracle:
     ) -> None:
         """Ask, and hold the answer against what had been acknowledged before the question.
 
-        That is when its first read was sent, or when it was put, if it needed none. What is held
-        `near` may have an older version, of a link or an overlay, but only if it is `successful`.
+        That is when its first read was sent, or when it was put, if it needed none. What is
+        `successful` may have an older version, of a link or an overlay, if it is held `near`, or if
+        whoever was to write the later ones through could not: the mark leaves it half a minute.
         """
         who, floor, told = process.name, self._floors.get(entity, 0), self._told.get(entity, 0)
 
@@ -84,7 +88,11 @@ class Oracle:
         self._schedule.trace.append(
             f"{who}: is told {answer.status} version {answer.version} ({answer.source})"
         )
-        final = near and answer.status is Status.SUCCESSFUL
+        final = answer.status is Status.SUCCESSFUL and (
+            near
+            or (answer.source is Source.CACHE
+                and self._unwritten(entity, answer.version, max(floor, told)))
+        )  # fmt: skip
         if answer.fresh and answer.version < floor and not final:
             self.violations.append(
                 f"stale: {who} was told {answer.status} version {answer.version} of"
@@ -98,6 +106,12 @@ class Oracle:
         if answer.fresh and not near and not self._schedule.calls_failed:
             self._told[entity] = max(self._told.get(entity, 0), answer.version)
         self._answers.append(_Answered(who, answer))
+
+    def _unwritten(self, entity: Entity, told: int, latest: int) -> bool:
+        """Say whether no version after `told`, up to `latest`, can have come to the cache."""
+        writers = [self._writers.get((entity, v)) for v in range(told + 1, latest + 1)]
+        cut_off = self._schedule.calls_failed
+        return all(writer is not None and (writer.crashed or cut_off) for writer in writers)
 
     def at_rest(
         self,

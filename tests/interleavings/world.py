@@ -289,7 +289,7 @@ class GatedStore(Store):
             self._gated.split = False
         for result in results:
             if isinstance(result, Settled):
-                self._oracle.committed(result.states)
+                self._oracle.committed(result.states, self._process)
             elif isinstance(result, RefusedDecision):
                 schedule.failures.append(result)
         return results
