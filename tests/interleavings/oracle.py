@@ -37,6 +37,8 @@ class Oracle:
         self._floors: dict[Entity, int] = {}
         self._told: dict[Entity, int] = {}
         self._writers: dict[tuple[Entity, int], Process] = {}
+        # Whether the cache has gone back to what it held at an earlier time.
+        self.set_back = False
         self._acknowledged: set[int] = set()
         self._answers: list[_Answered] = []
         self.lookups = 0
@@ -70,8 +72,9 @@ class Oracle:
         """Ask, and hold the answer against what had been acknowledged before the question.
 
         That is when its first read was sent, or when it was put, if it needed none. What is
-        `successful` may have an older version, of a link or an overlay, if it is held `near`, or if
-        whoever was to write the later ones through could not: the mark leaves it half a minute.
+        `successful` may have an older version, of a link or an overlay, if it is held `near`, if
+        whoever was to write the later ones through could not (the mark leaves it half a minute), or
+        if the cache has forgotten them.
         """
         who, floor, told = process.name, self._floors.get(entity, 0), self._told.get(entity, 0)
 
@@ -108,7 +111,9 @@ class Oracle:
         self._answers.append(_Answered(who, answer))
 
     def _unwritten(self, entity: Entity, told: int, latest: int) -> bool:
-        """Say whether no version after `told`, up to `latest`, can have come to the cache."""
+        """Say whether no version after `told`, up to `latest`, need have come to the cache."""
+        if self.set_back:
+            return True
         writers = [self._writers.get((entity, v)) for v in range(told + 1, latest + 1)]
         cut_off = self._schedule.calls_failed
         return all(writer is not None and (writer.crashed or cut_off) for writer in writers)
