@@ -131,8 +131,11 @@ def _body(operation: Operation, schemas: Schemas) -> dict[str, Any]:
     if examples:
         content["application/json"]["examples"] = examples
     if operation.form:
-        # Nothing at all is an empty body, whatever its type.
-        content["application/x-www-form-urlencoded"] = {"schema": {**schema, "minProperties": 1}}
+        # Nothing at all is an empty body, whatever its type. The values of a form are texts.
+        fields = schema if "$ref" in schema or "properties" in schema else {
+            "type": "object", "additionalProperties": {"type": "string"}
+        }  # fmt: skip
+        content["application/x-www-form-urlencoded"] = {"schema": {**fields, "minProperties": 1}}
     return {"required": operation.body_required, "content": content}
 
 
