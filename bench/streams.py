@@ -42,20 +42,24 @@ async def measure() -> dict[str, object]:
                  "CACHE_URL": valkey.connection_url, "FLW_SECRET_HASH": "bench-hash",
                  "API_TOKENS": TOKEN, "PORT": "0"},
         )  # fmt: skip
+        draining: list[asyncio.Task[None]] = []
         try:
-            return await _measure(process, count)
+            return await _measure(process, count, draining)
         finally:
             process.terminate()
-            await process.wait()
+            # A line for each stream is written only now: with nobody to read it would never end.
+            await asyncio.gather(process.wait(), *draining)
 
 
-async def _measure(process: asyncio.subprocess.Process, count: int) -> dict[str, object]:
+async def _measure(
+    process: asyncio.subprocess.Process, count: int, draining: list[asyncio.Task[None]]
+) -> dict[str, object]:
     assert process.stderr is not None
     address = ""
     while not address:
         line = json.loads(await process.stderr.readline())
         address = line["addresses"][0] if line["event"] == "web_listening" else ""
-    draining = asyncio.create_task(_drain(process.stderr))
+    draining.append(asyncio.create_task(_drain(process.stderr)))
     memory = psutil.Process(process.pid).memory_info
     connector = aiohttp.TCPConnector(limit=0)
     headers = {"Authorization": f"Bearer {TOKEN}", "Accept": "text/event-stream"}
@@ -77,7 +81,6 @@ async def _measure(process: asyncio.subprocess.Process, count: int) -> dict[str,
         told = await asyncio.gather(*(_first_change(stream) for stream in streams))
         for stream in streams:
             stream.close()
-    draining.cancel()
     print(f"{count} streams, {grown / count / 1024:.1f} KiB each, {sum(told)} told of a change")
     return {"streams": count, "bytes_per_stream": round(grown / count), "told": sum(told)}
 
