@@ -37,8 +37,8 @@ class Oracle:
         self._floors: dict[Entity, int] = {}
         self._told: dict[Entity, int] = {}
         self._writers: dict[tuple[Entity, int], Process] = {}
-        # Whether the cache has gone back to what it held at an earlier time.
-        self.set_back = False
+        # Up to which version the cache may have forgotten an entity, gone back to an earlier time.
+        self._forgotten: dict[Entity, int] = {}
         self._acknowledged: set[int] = set()
         self._answers: list[_Answered] = []
         self.lookups = 0
@@ -112,11 +112,13 @@ class Oracle:
 
     def _unwritten(self, entity: Entity, told: int, latest: int) -> bool:
         """Say whether no version after `told`, up to `latest`, need have come to the cache."""
-        if self.set_back:
-            return True
-        writers = [self._writers.get((entity, v)) for v in range(told + 1, latest + 1)]
-        cut_off = self._schedule.calls_failed
-        return all(writer is not None and (writer.crashed or cut_off) for writer in writers)
+        after = max(told, self._forgotten.get(entity, 0))
+        writers = [self._writers.get((entity, v)) for v in range(after + 1, latest + 1)]
+        return all(w is not None and (w.crashed or w.call_failed) for w in writers)
+
+    def set_back(self) -> None:
+        """Note that the cache has gone back to what it held at an earlier time."""
+        self._forgotten = dict(self._floors)
 
     def at_rest(
         self,

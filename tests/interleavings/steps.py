@@ -86,6 +86,7 @@ class Process:
         self.schedule = schedule
         self.name = name
         self.crashed = False
+        self.call_failed = False  # one of its own calls was refused, or got no answer
         self.waiting: list[Move] = []
         self.begun: list[Callable[[], None]] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -198,7 +199,8 @@ class Schedule:
     async def take(self, move: Move, outcome: Outcome = Outcome.DONE) -> None:
         """Let one step through, and wait until everybody stands again."""
         ending = "" if outcome is Outcome.DONE else f" ({outcome.value})"
-        self.calls_failed = self.calls_failed or outcome is not Outcome.DONE
+        if outcome is not Outcome.DONE:
+            self.calls_failed = move.process.call_failed = True
         self.trace.append(f"{move.key}{ending}")
         move.process.waiting.remove(move)
         move.future.set_result(outcome)

@@ -503,7 +503,7 @@ class World:
     async def fail_over(self) -> None:
         """Promote that replica: what came after the snapshot is gone, and the run is a new one."""
         redis = self.servers.redis
-        self.oracle.set_back = True
+        self.oracle.set_back()
         await redis.delete(*self._hashes)
         for key, (value, _) in self._snapshot.items():
             if value is not None:
