@@ -83,6 +83,14 @@ def _named(moves: list[Move]) -> Iterator[tuple[str, Move]]:
 
 async def random_schedule(servers: Servers, seed: int) -> Run:
     """Run one large story under one schedule, both made from `seed`, with faults around it."""
+    try:
+        return await _random_schedule(servers, seed)
+    except BaseException as e:
+        e.add_note(f"in seed {seed}")
+        raise
+
+
+async def _random_schedule(servers: Servers, seed: int) -> Run:
     draw = random.Random(seed)
     scenario = compose(draw)
     world = await _open(servers, scenario)

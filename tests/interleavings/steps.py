@@ -145,7 +145,7 @@ class Process:
 
 
 class Schedule:
-    """The processes of one run, and who holds the database's lock for writing.
+    """The processes of one run, and which task holds the database's lock for writing.
 
     All of them work on the same payment, for whose row PostgreSQL would make them wait, and SQLite
     has one writer: so a transaction is begun only while no other is open. While `free` is set the
@@ -156,7 +156,7 @@ class Schedule:
         self.processes: list[Process] = []
         self.free = True
         self.calls_failed = False
-        self.writer: Process | None = None
+        self.writer: asyncio.Task[Any] | None = None
         self.trace: list[str] = []
         self.failures: list[BaseException] = []
         self.busy = 0  # steps let through and not over
@@ -174,16 +174,21 @@ class Schedule:
         # it has none, nothing moves any more. (No public name says so; uvloop has none at all.)
         ready = asyncio.get_running_loop()._ready  # type: ignore[attr-defined]
         await asyncio.sleep(0)
-        async with asyncio.timeout(HANG_S):
-            while self.busy or ready:
-                if self.busy and not ready:
-                    self._over.clear()
-                    await self._over.wait()
-                await asyncio.sleep(0)
+        try:
+            async with asyncio.timeout(HANG_S):
+                while self.busy or ready:
+                    if self.busy and not ready:
+                        self._over.clear()
+                        await self._over.wait()
+                    await asyncio.sleep(0)
+        except TimeoutError as e:
+            e.add_note("\n".join(["a step does not end; taken until then:", *self.trace]))
+            raise
 
     def over(self) -> None:
         """Say that a step has come to its end."""
         self.busy -= 1
+        assert self.busy >= 0
         self._over.set()
 
     def moves(self) -> list[Move]:

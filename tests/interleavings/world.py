@@ -7,8 +7,10 @@ import itertools
 import random
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from decimal import Decimal
+from enum import Enum
 from typing import Any
 
 from redis.asyncio import Redis
@@ -187,6 +189,17 @@ class GatedRedis:
             return await self._redis.get(key)
 
 
+class _Doing(Enum):
+    """What a statement is part of, where that says what it can meet."""
+
+    CLAIMING = "claiming"
+    SETTLING = "settling"
+
+
+# Of each task: one process does several things at once.
+_doing: ContextVar[_Doing | None] = ContextVar("doing", default=None)
+
+
 class GatedDatabase(Database):
     """A database in which reading, beginning and committing are steps.
 
@@ -197,8 +210,6 @@ class GatedDatabase(Database):
         super().__init__(database.engine, database.lanes)
         self._process = process
         self.delays = False
-        self.split = False
-        self.claiming = False
 
     async def read(self, work: Any) -> Any:
         async with self._process.gate(Step("rows", "database", writes=False)):
@@ -218,7 +229,7 @@ class GatedDatabase(Database):
                 rows = await super().fetch(sql, *arguments, once=once)
             await self._delay()
             return rows
-        resource = "inbox" if self.claiming else "database"
+        resource = "inbox" if _doing.get() is _Doing.CLAIMING else "database"
         async with self._process.gate(Step("begin", resource, writes=True)):
             return await super().fetch(sql, *arguments, once=once)
 
@@ -227,10 +238,11 @@ class GatedDatabase(Database):
             return await super().snapshot(work)
 
     async def write(self, work: Any) -> Any:
-        schedule, split = self._process.schedule, self.split
-        resource = "lock" if split else "inbox" if self.claiming else "database"
+        schedule, doing = self._process.schedule, _doing.get()
+        split = doing is _Doing.SETTLING
+        resource = "lock" if split else "inbox" if doing is _Doing.CLAIMING else "database"
         await self._process.arrive(Step("begin", resource, writes=True))
-        schedule.writer = self._process
+        schedule.writer = asyncio.current_task()
         try:
             return await super().write(self._to_commit(work) if split else work)
         finally:
@@ -256,16 +268,15 @@ class GatedStore(Store):
 
     def __init__(self, process: Process, database: GatedDatabase, oracle: Oracle) -> None:
         super().__init__(database)
-        self._gated = database
         self._process = process
         self._oracle = oracle
 
     async def claim(self, holder: str, **more: Any) -> list[int]:
-        self._gated.claiming = True
+        before = _doing.set(_Doing.CLAIMING)
         try:
             return await super().claim(holder, **more)
         finally:
-            self._gated.claiming = False
+            _doing.reset(before)
 
     async def settle(
         self, decisions: Sequence[Decision], before_commit: BeforeCommit, **more: Any
@@ -273,7 +284,7 @@ class GatedStore(Store):
         schedule = self._process.schedule
 
         async def marking(states: Any) -> None:
-            if schedule.writer is not self._process:
+            if schedule.writer is not asyncio.current_task():  # it settles without locks
                 await before_commit(states)
                 return
             schedule.over()
@@ -282,11 +293,11 @@ class GatedStore(Store):
             finally:
                 schedule.busy += 1
 
-        self._gated.split = True
+        before = _doing.set(_Doing.SETTLING)
         try:
             results = await super().settle(decisions, marking, **more)
         finally:
-            self._gated.split = False
+            _doing.reset(before)
         for result in results:
             if isinstance(result, Settled):
                 self._oracle.committed(result.states, self._process)
