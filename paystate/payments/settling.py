@@ -199,12 +199,54 @@ class Settler:
     # --- write through ---
 
     async def _apply(self, decisions: Sequence[Decision], work: _Work) -> int:
+        """Commit, the mark before it; where the cache cannot be told, wait out its leases."""
         if not decisions:
             return 0
+        results: list[Settled | Exception]
+        try:
+            async with self._commits:
+                results = await self._store.settle(
+                    decisions, self._cache.mark, look=work.look, holder=self._holder
+                )
+        except CacheUnavailable as e:
+            results = [e]
+        ended = await self._follow(results, work)
+        if any(isinstance(result, CacheUnavailable) for result in results):
+            done = _done(results)
+            rest = [decision for decision in decisions if decision.inbox_id not in done]
+            ended += await self._apply_unmarked(rest, work)
+        return ended
+
+    async def _apply_unmarked(self, decisions: Sequence[Decision], work: _Work) -> int:
+        """Commit without a mark, once nothing that was stored before can be served any more.
+
+        The wait is counted from when the events were seen open. Every reader of the database since
+        has seen them so, and stored nothing; what was stored before has run out.
+        """
+        lease_s = LEASES_TO_WAIT * self._cache.lease_ms / 1000
+        wait_s = max(0.0, lease_s - (self._clock() - work.seen_at))
+        log.warning("mark_failed", events=len(decisions), waiting_s=round(wait_s, 3))
+        if wait_s:
+            await self._sleep(wait_s)
+        # Of these openings alone: an event that ended and was opened again since was not open,
+        # and not seen to be, all the time.
+        openings = [
+            decision._replace(opened_ms=work.rows[decision.inbox_id].received_ms)
+            for decision in decisions
+        ]
+        async with self._commits:
+            results = await self._store.settle(openings, _unmarked, holder=self._holder)
+        return await self._follow(results, work)
+
+    async def _follow(self, results: Sequence[Settled | Exception], work: _Work) -> int:
+        """Tell what was committed and put off what was refused; return how many have ended.
+
+        Raises what kept a part from being applied, but for a cache that could not be told.
+        """
         ended = 0
         refused: list[Decision | Retry] = []
         failure: Exception | None = None
-        for result in await self._commit(decisions, work):
+        for result in results:
             if isinstance(result, Settled):
                 ended += len(result.endings)
                 await self._teller.tell(result)
@@ -216,7 +258,7 @@ class Settler:
                 log.error("decision_refused", inbox_id=row.id, error=str(result))
                 if result.decision.reason != "refused_by_database":
                     refused.append(self._confirmer.failure(row, "refused_by_database"))
-            elif isinstance(result, Exception):
+            elif not isinstance(result, CacheUnavailable):
                 failure = result
         await self._put_off([r for r in refused if isinstance(r, Retry)])
         ended += await self._apply([r for r in refused if isinstance(r, Decision)], work)
@@ -224,33 +266,16 @@ class Settler:
             raise failure
         return ended
 
-    async def _commit(
-        self, decisions: Sequence[Decision], work: _Work
-    ) -> list[Settled | Exception]:
-        """Commit with the mark before it; where the cache cannot be told, wait out its leases.
 
-        The wait is counted from when the events were seen open. Every reader of the database since
-        has seen them so, and stored nothing; what was stored before has run out.
-        """
-        try:
-            async with self._commits:
-                return await self._store.settle(
-                    decisions, self._cache.mark, look=work.look, holder=self._holder
-                )
-        except CacheUnavailable:
-            lease_s = LEASES_TO_WAIT * self._cache.lease_ms / 1000
-            wait_s = max(0.0, lease_s - (self._clock() - work.seen_at))
-            log.warning("mark_failed", events=len(decisions), waiting_s=round(wait_s, 3))
-            if wait_s:
-                await self._sleep(wait_s)
-            # Of these openings alone: an event that ended and was opened again since was not open,
-            # and not seen to be, all the time.
-            openings = [
-                decision._replace(opened_ms=work.rows[decision.inbox_id].received_ms)
-                for decision in decisions
-            ]
-            async with self._commits:
-                return await self._store.settle(openings, _unmarked, holder=self._holder)
+def _done(results: Sequence[Settled | Exception]) -> set[int]:
+    """Return the inbox ids of which `results` say what became of them."""
+    done: set[int] = set()
+    for result in results:
+        if isinstance(result, Settled):
+            done |= result.endings.keys() | {decision.inbox_id for decision in result.opened}
+        elif isinstance(result, RefusedDecision):
+            done.add(result.decision.inbox_id)
+    return done
 
 
 async def _unmarked(_states: Sequence[EntityState]) -> None:

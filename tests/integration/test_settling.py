@@ -13,6 +13,7 @@ import orjson
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from paystate.errors import CacheUnavailable
 from paystate.flutterwave.sandbox.faults import Fault, FaultMode
 from paystate.keys import Entity, EntityKind
 from paystate.settings import Role
@@ -385,6 +386,41 @@ async def test_without_a_cache_the_worker_waits_out_the_leases_before_it_commits
                 assert states == ["processing"]
             own_valkey.restart(empty=True)
             assert (await world.status(number))["status"] == "successful"
+
+
+async def test_a_part_that_cannot_be_marked_waits_for_the_leases_and_the_rest_is_told_first(
+    open_process: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PostgreSQL settles what is plain without locks, and the refund with them: two marks."""
+    async with open_world(open_process) as world:
+        plain, refunded = new_id(), new_id()
+        await world.v3(_v3(refunded, "successful"))
+        await world.settle()
+        await world.v3(_v3(plain, "failed"))
+        await world.v3(bodies.refund(TransactionId=refunded))
+        settler, mark = world.resources.settler, world.resources.cache.mark
+        of_refunded = Entity("default", EntityKind.CHARGE, str(refunded))
+        told: list[str] = []
+
+        async def refuse(states: Any) -> None:
+            if any(state.entity == of_refunded for state in states):
+                raise CacheUnavailable("mark_failed")
+            await mark(states)
+
+        async def note(seconds: float) -> None:
+            assert 0 < seconds <= 1.5
+            told.append((await world.status(plain))["status"])
+
+        monkeypatch.setattr(world.resources.cache, "mark", refuse)
+        settler._clock = lambda: 0.0
+        settler._sleep = note
+        await settler.sweep(grace_ms=0, most=100)
+        on_postgresql = world.resources.store.dialect == "postgresql"
+        assert told == ["failed" if on_postgresql else "processing"]
+        assert (await world.status(plain))["status"] == "failed"
+        details = (await world.get(f"/api/payments/{refunded}")).body
+        assert [overlay["type"] for overlay in details["overlays"]] == ["refund"]
+        assert await _claims(world) == []
 
 
 async def test_settings_of_a_worker_need_no_webhook_secret() -> None:
