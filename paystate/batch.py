@@ -10,13 +10,30 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-__all__ = ["Batcher", "Coalescer"]
+__all__ = ["Batcher", "Coalescer", "Receiver"]
 
 T = TypeVar("T")
 R = TypeVar("R")
 K = TypeVar("K", bound=Hashable)
+R_contra = TypeVar("R_contra", contravariant=True)
+
+
+class Receiver(Protocol[R_contra]):
+    """Who is given a result, or why there is none; a future is one.
+
+    A callback that is called at once costs a third of a future and its callback.
+    """
+
+    def done(self) -> bool:
+        """Say whether nothing is waited for any more."""
+
+    def set_result(self, result: R_contra, /) -> None:
+        """Take the result."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Take what went wrong."""
 
 
 class Batcher(Generic[T, R]):
@@ -43,7 +60,7 @@ class Batcher(Generic[T, R]):
         self._then = then
         self._most = most
         self._free = in_flight
-        self._waiting: list[tuple[T, asyncio.Future[R]]] = []
+        self._waiting: list[tuple[T, Receiver[R]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._scheduled = False
 
@@ -54,13 +71,16 @@ class Batcher(Generic[T, R]):
 
     def submit(self, item: T) -> asyncio.Future[R]:
         """Put `item` into the next batch and return the future of its result."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[R] = loop.create_future()
-        self._waiting.append((item, future))
+        future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+        self.put(item, future)
+        return future
+
+    def put(self, item: T, receiver: Receiver[R]) -> None:
+        """Put `item` into the next batch; `receiver` is given what comes of it, not before then."""
+        self._waiting.append((item, receiver))
         if not self._scheduled and self._free:
             self._scheduled = True
-            loop.call_soon(self._start)
-        return future
+            asyncio.get_running_loop().call_soon(self._start)
 
     async def __call__(self, item: T) -> R:
         """Send `item` with the next batch and return its result."""
@@ -70,7 +90,7 @@ class Batcher(Generic[T, R]):
         self._scheduled = False
         while self._waiting and self._free:
             batch, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
-            batch = [(item, future) for item, future in batch if not future.done()]
+            batch = [(item, receiver) for item, receiver in batch if not receiver.done()]
             if not batch:
                 continue
             self._free -= 1
@@ -78,7 +98,7 @@ class Batcher(Generic[T, R]):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _run(self, batch: list[tuple[T, asyncio.Future[R]]]) -> None:
+    async def _run(self, batch: list[tuple[T, Receiver[R]]]) -> None:
         items = [item for item, _ in batch]
         try:
             try:
@@ -90,24 +110,36 @@ class Batcher(Generic[T, R]):
                 pairs = zip(items, results, strict=True)
                 done = [(i, r) for i, r in pairs if not isinstance(r, BaseException)]
                 await self._then([i for i, _ in done], [r for _, r in done])
-            for (_, future), result in zip(batch, results, strict=True):
-                if future.done():
-                    continue
-                if isinstance(result, BaseException):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
         except BaseException as e:
-            for _, future in batch:
-                if not future.done():
-                    future.set_exception(e)
+            for _, receiver in batch:
+                _give(receiver, e)
             if not isinstance(e, Exception):
                 raise
+        else:
+            for (_, receiver), result in zip(batch, results, strict=False):
+                _give(receiver, result)
+            for _, receiver in batch[len(results) :]:
+                _give(receiver, ValueError("fewer results than items"))
 
     async def drain(self) -> None:
         """Wait until nothing is under way any more."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+
+def _give(receiver: Receiver[R], result: R | BaseException) -> None:
+    """Give `receiver` a result, if it waits. What it fails at is its own, and takes from nobody."""
+    if receiver.done():
+        return
+    try:
+        if isinstance(result, BaseException):
+            receiver.set_exception(result)
+        else:
+            receiver.set_result(result)
+    except Exception as e:
+        asyncio.get_running_loop().call_exception_handler(
+            {"message": "a result could not be received", "exception": e}
+        )
 
 
 class Coalescer(Generic[K, R]):

@@ -6,7 +6,6 @@ A change is applied by whoever receives it only if its version is greater than w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Annotated, Any, NamedTuple, Self, TypedDict
@@ -15,11 +14,11 @@ from paystate.keys import Entity, EntityKind
 from paystate.shapes import Bounded, CursorText, Moment, Version
 from paystate.status import Status
 
-__all__ = ["Change", "ChangeJson", "Cursor", "iso_utc"]
+__all__ = ["MOST", "Change", "ChangeJson", "Cursor", "iso_utc"]
 
 
-# What a column of the databases holds.
-_MOST = 2**63 - 1
+# The greatest number that a column of the databases holds.
+MOST = 2**63 - 1
 
 
 @lru_cache(maxsize=256)  # what is committed together has changed at one moment
@@ -35,8 +34,7 @@ def _second(second: int) -> str:
     return datetime.fromtimestamp(second, UTC).isoformat().removesuffix("+00:00")
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Cursor:
+class Cursor(NamedTuple):
     """A place in the change log: everything up to it has been seen, nothing after it has.
 
     On PostgreSQL `xid` is the writing transaction's id, because rows of a transaction that commits
@@ -55,7 +53,7 @@ class Cursor:
         xid, dot, row = text.partition(".")
         if not (dot and xid.isascii() and xid.isdigit() and row.isascii() and row.isdigit()):
             raise ValueError("a cursor looks like 123.456")
-        if len(text) > 40 or max(int(xid), int(row)) > _MOST:
+        if len(text) > 40 or max(int(xid), int(row)) > MOST:
             raise ValueError("a cursor's numbers have 64 bits")
         return cls(int(xid), int(row))
 
@@ -118,26 +116,17 @@ class Change(NamedTuple):
         except (TypeError, AttributeError, OverflowError):
             raise ValueError("not a change") from None
 
-    @staticmethod
-    def what_of(data: dict[str, Any]) -> tuple[Entity, int, int]:
-        """Return what the public form `data` is about, its version and the one before it.
-
-        Raises ValueError, KeyError or TypeError if that is unsound.
-        """
-        kind = EntityKind.named(data["kind"])
-        version, previous = data["version"], data["previous_version"]
-        for number in (version, previous):
-            if type(number) is not int or not 0 <= number <= _MOST:
-                raise ValueError("a version is a whole number of 64 bits")
-        own_id = data["tx_ref"] if kind is EntityKind.REFERENCE else data["payment_id"]
-        return Entity(data["merchant"], kind, own_id), version, previous
-
     @classmethod
     def _from_json(cls, data: dict[str, Any]) -> Self:
-        entity, version, previous_version = cls.what_of(data)
+        kind = EntityKind.named(data["kind"])
+        version, previous_version = data["version"], data["previous_version"]
+        for number in (version, previous_version):
+            if type(number) is not int or not 0 <= number <= MOST:
+                raise ValueError("a version is a whole number of 64 bits")
+        own_id = data["tx_ref"] if kind is EntityKind.REFERENCE else data["payment_id"]
         previous = data["previous_status"]
         return cls(
-            entity=entity,
+            entity=Entity(data["merchant"], kind, own_id),
             payment_id=data["payment_id"],
             tx_ref=data["tx_ref"],
             status=Status(data["status"]),

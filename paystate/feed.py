@@ -22,18 +22,19 @@ import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import hiredis
+import msgspec
 import orjson
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from paystate.backoff import delay_s
-from paystate.changes import Change, Cursor
+from paystate.changes import MOST, Change, Cursor
 from paystate.connections import REDIS_FAILURES, CacheClient
 from paystate.errors import CursorPruned, TransientError
 from paystate.heartbeat import SILENCE_S
-from paystate.keys import Entity, Keys
+from paystate.keys import Entity, EntityKind, Keys
 from paystate.listeners import Listeners, Subscription
 from paystate.logs import logger
 from paystate.metrics import Metrics
@@ -46,6 +47,31 @@ log = logger()
 POLL_S = 20.0
 # Versions remembered for dropping what is old. What is forgotten is delivered once more.
 REMEMBERED = 200_000
+
+
+_Version = Annotated[int, msgspec.Meta(ge=0, le=MOST)]
+
+
+class _Heard(msgspec.Struct, gc=False):
+    """What must be known of a change that nobody listens to; the rest of it is passed over."""
+
+    kind: EntityKind = EntityKind.CHARGE
+    merchant: str = ""
+    payment_id: str | None = None
+    tx_ref: str | None = None
+    version: _Version = -1
+    previous_version: _Version = -1
+
+    @property
+    def entity(self) -> Entity:
+        """What it is about. Raises ValueError if it names nothing."""
+        own_id = self.tx_ref if self.kind is EntityKind.REFERENCE else self.payment_id
+        if not (own_id and self.merchant) or self.previous_version < 0:
+            raise ValueError("not a change")
+        return Entity(self.merchant, self.kind, own_id)
+
+
+_HEARD = msgspec.json.Decoder(_Heard)
 
 
 class Replay(Protocol):
@@ -89,7 +115,9 @@ class Feed:
         self._poll_s = poll_s
         self._sleep = sleep
         self._cursor: Cursor | None = None
-        self._versions: OrderedDict[Entity, int] = OrderedDict()
+        self._versions: OrderedDict[str, int] = OrderedDict()  # by row key
+        if near is not None:
+            near.follow(self._versions)
         self._listeners = Listeners()
         self._resync = asyncio.Event()
         self.listening = asyncio.Event()
@@ -130,17 +158,18 @@ class Feed:
 
         This is all that is done for a change to which nobody listens.
         """
+        key = entity.row_key
         if self._near is not None:
-            self._near.overtaken(entity.row_key, version)
-        known = self._versions.get(entity)
+            self._near.overtaken(key, version)
+        known = self._versions.get(key)
         if known is not None:
             if version <= known:
                 return False
             if previous_version > known:
                 self._metrics.feed_gaps.labels("version").inc()
                 self._resync.set()
-            self._versions.move_to_end(entity)
-        self._versions[entity] = version
+            self._versions.move_to_end(key)
+        self._versions[key] = version
         if len(self._versions) > REMEMBERED:
             self._versions.popitem(last=False)
         return True
@@ -209,18 +238,18 @@ class Feed:
 
     def _hear(self, data: bytes) -> None:
         try:
-            body = orjson.loads(data)
-            if "version" not in body:
-                return
-            entity, version, previous_version = Change.what_of(body)
+            heard = _HEARD.decode(data)
+            if heard.version < 0:
+                return  # a heartbeat
+            entity = heard.entity
             if self._listeners.wanted(entity):
-                change = Change.from_json(body)
+                change = Change.from_json(orjson.loads(data))
                 # Its own cursor says that it was committed, not that all before it was published.
                 # A client that goes on from here must be told whatever the wire has lost.
                 self._tell(change._replace(cursor=self._cursor or Cursor()))
             else:
-                self._is_news(entity, version, previous_version)
-        except (ValueError, KeyError, TypeError):
+                self._is_news(entity, heard.version, heard.previous_version)
+        except (ValueError, KeyError, RecursionError):
             log.warning("news_unreadable", bytes=len(data))
 
     # --- the log ---

@@ -8,7 +8,7 @@ that was being read while a newer change came in, or while the news was lost, is
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
 from paystate.changes import Change
@@ -45,6 +45,7 @@ class NearCache(Generic[T]):
         self._held: dict[str, tuple[float, float, int, T]] = {}
         # The latest versions heard of: what is older and still on its way here is not kept.
         self._heard: OrderedDict[str, int] = OrderedDict()
+        self._latest: Mapping[str, int] = self._heard
 
     def __len__(self) -> int:
         return len(self._held)
@@ -67,7 +68,7 @@ class NearCache(Generic[T]):
         """Keep a fresh `successful` answer that was read under `ticket`, if it may be kept."""
         if not self._size or not self._live or ticket.life != self._life:
             return
-        if version < self._heard.get(key, 0):
+        if version < self._latest.get(key, 0):
             return
         held = self._held.pop(key, None)
         if held is not None and (held[2] > version or held[0] > ticket.at_s):
@@ -76,6 +77,10 @@ class NearCache(Generic[T]):
         self._held[key] = (ticket.at_s, ticket.at_s + self._age_s, version, answer)
         if len(self._held) > self._size:
             del self._held[next(iter(self._held))]
+
+    def follow(self, latest: Mapping[str, int]) -> None:
+        """Go by the `latest` versions, by `Entity.row_key`, that somebody else takes note of."""
+        self._latest = latest
 
     def heard(self, change: Change) -> None:
         """Drop what a change has overtaken."""
@@ -86,6 +91,8 @@ class NearCache(Generic[T]):
         held = self._held.get(key)
         if held is not None and held[2] < version:
             del self._held[key]
+        if self._latest is not self._heard:
+            return
         known = self._heard.get(key)
         if known is not None:
             self._heard.move_to_end(key)

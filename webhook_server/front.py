@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -60,10 +60,10 @@ class Front(Protocol):
 
 
 class Taken(Protocol):
-    """A webhook that is being recorded, since `started_s` (by `time.perf_counter`)."""
+    """A webhook, as it came, that is being recorded since `started_s` (by `time.perf_counter`)."""
 
+    data: bytes
     started_s: float
-    recorded: asyncio.Future[Any]
 
     @property
     def fields(self) -> Mapping[str, object]:
@@ -79,8 +79,11 @@ class Taken(Protocol):
 class Intake(Protocol):
     """What takes webhooks."""
 
-    def take(self, data: bytes) -> Taken | None:
-        """Begin to record the webhook that `data` is; None if `data` is no plain one to record."""
+    def take(self, data: bytes, tell: Callable[[Taken], None]) -> Taken | None:
+        """Begin to record the webhook that `data` is; None if `data` is no plain one to record.
+
+        `tell` is called with what this returns, later, once there is an `answer` to it.
+        """
 
 
 INTAKE: web.AppKey[Intake] = web.AppKey("intake", Intake)
@@ -104,7 +107,7 @@ class FrontHandler(web.RequestHandler):
 
     __slots__ = (
         "_asked", "_between", "_caller", "_early", "_front", "_intake", "_known", "_merchant",
-        "_question", "_tags", "failure",
+        "_over", "_question", "_tags", "failure",
     )  # fmt: skip
 
     def __init__(
@@ -123,9 +126,11 @@ class FrontHandler(web.RequestHandler):
         self._tags = NO_TAGS
         self._merchant = ""
         self._caller = everyone()
-        # The lookup or the recording under way, and the pieces that have come since it began.
-        self._question: asyncio.Future[Any] | None = None
+        # The lookup or the recording under way, the pieces that have come since it began, and who
+        # waits for its end.
+        self._question: asyncio.Task[None] | Taken | None = None
         self._early: list[bytes] = []
+        self._over: asyncio.Future[None] | None = None
         # Of the request that aiohttp has been given.
         self.failure: Failure | None = None
 
@@ -194,25 +199,24 @@ class FrontHandler(web.RequestHandler):
         transport = self.transport
         if self._force_close or self._close or transport is None or self.writing_paused:
             return False
-        taken = self._intake.take(data) if self._intake is not None else None
-        if taken is None:
-            return False
-        self._question = taken.recorded
-        taken.recorded.add_done_callback(lambda _: self._recorded(taken, data))
-        return True
+        if self._intake is not None:
+            self._question = self._intake.take(data, self._recorded)
+        return self._question is not None
 
-    def _recorded(self, taken: Taken, data: bytes) -> None:
+    def _recorded(self, taken: Taken) -> None:
         """Acknowledge a webhook; if it could not be recorded, have aiohttp say why."""
         found: bytes | None = None
         try:
             found = taken.answer().wire()
         except Exception as e:  # whatever it is, the next question must not wait for this one
             self.failure = Failure(e, taken.started_s, taken.fields)
-        self._answered_with(found, data)
+        self._answered_with(found, taken.data)
 
     def _answered_with(self, found: bytes | None, data: bytes) -> None:
         """Send what has been found; if nothing has, hand the request to aiohttp. Then go on."""
         self._question = None
+        if self._over is not None and not self._over.done():
+            self._over.set_result(None)
         if self.transport is None:
             return  # the caller has gone
         if found is not None:
@@ -244,7 +248,8 @@ class FrontHandler(web.RequestHandler):
     async def shutdown(self, timeout: float | None = 15.0) -> None:  # noqa: ASYNC109 (aiohttp's)
         """Close the connection; a question under way is answered first, within `timeout` s."""
         if self._question is not None:
-            await asyncio.wait([self._question], timeout=timeout)
+            self._over = self._loop.create_future()
+            await asyncio.wait([self._over], timeout=timeout)
         await super().shutdown(timeout)
 
     def answered(

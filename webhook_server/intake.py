@@ -16,6 +16,7 @@ import asyncio
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,14 +66,17 @@ class _Headers(dict[str, str]):
 
 @dataclass(slots=True)
 class _Taken:
-    """A webhook that is being recorded."""
+    """A webhook that is being recorded; `tell` is called once it has been, or could not be."""
 
     intake: Intake
     merchant: str
     route: str
     event: Event
     started_s: float
-    recorded: asyncio.Future[Recorded]
+    data: bytes
+    tell: Callable[[_Taken], None]
+    recorded: Recorded | None = None
+    error: BaseException | None = None
 
     @property
     def fields(self) -> dict[str, object]:
@@ -80,6 +84,17 @@ class _Taken:
 
     def answer(self) -> Made:
         return self.intake.answer(self)
+
+    def done(self) -> bool:
+        return False  # a caller that hangs up does not undo what is being committed
+
+    def set_result(self, recorded: Recorded) -> None:
+        self.recorded = recorded
+        self.tell(self)
+
+    def set_exception(self, error: BaseException) -> None:
+        self.error = error
+        self.tell(self)
 
 
 class Intake:
@@ -94,8 +109,11 @@ class Intake:
         # What has been answered in this turn of the event loop, and is still to be told of.
         self._told: list[tuple[str, tuple[Became, str], dict[str, Any]]] = []
 
-    def take(self, data: bytes) -> _Taken | None:
-        """Begin to record the webhook that `data` is; None if `data` is no plain one to record."""
+    def take(self, data: bytes, tell: Callable[[_Taken], None]) -> _Taken | None:
+        """Begin to record the webhook that `data` is; None if `data` is no plain one to record.
+
+        `tell` is called with what this returns, later, once there is an `answer` to it.
+        """
         started_s = time.perf_counter()
         head = _HEAD.match(data, 0, _MOST_HEAD_BYTES)
         if head is None:
@@ -114,20 +132,21 @@ class Intake:
             row = new_event(merchant, event)
         except Exception:
             return None  # aiohttp reads it again, and says why
-        recorded = self._recorder.submit(row)
-        return _Taken(self, merchant, _ROUTES[head[1] is not None], event, started_s, recorded)
+        route = _ROUTES[head[1] is not None]
+        taken = _Taken(self, merchant, route, event, started_s, data, tell)
+        self._recorder.submit(row, taken)
+        return taken
 
     def answer(self, taken: _Taken) -> Made:
         """Return the answer to a webhook that has been recorded, and tell of it.
 
         Raises PaystateError if it has not been recorded.
         """
-        error = taken.recorded.exception()
-        if error is not None:
-            refusal = not_recorded(taken.event, error)
+        recorded, error = taken.recorded, taken.error
+        if recorded is None:
+            refusal = not_recorded(taken.event, error or RuntimeError("it is being recorded"))
             self._metrics.webhooks.labels("refused", refusal.reason).inc()
             raise refusal from error
-        recorded = taken.recorded.result()
         became = outcome(taken.event, recorded)
         seconds = time.perf_counter() - taken.started_s
         self._metrics.webhook_seconds.observe(seconds)

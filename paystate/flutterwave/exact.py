@@ -13,6 +13,8 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
+import msgspec
+
 from paystate.errors import BodyRejected
 
 __all__ = ["MAX_DEPTH", "MAX_FORM_FIELDS", "loads", "loads_form", "read_body"]
@@ -25,9 +27,9 @@ MAX_DEPTH = 64
 MAX_FORM_FIELDS = 500
 _MAX_FORM_DEPTH = 8
 
-# Python turns digits into an int in quadratic time and, by default, refuses more than 4300; the
-# refusal can be configured down to 640. Longer ones are kept as Decimal, which is linear.
-_MAX_INT_DIGITS = 600
+# Digits become an int in quadratic time, so more of them are kept as Decimal, which is linear. By
+# default Python refuses more than this many too; it can be told to refuse more than 640 already.
+_MAX_INT_DIGITS = 4300
 
 _BOM = b"\xef\xbb\xbf"
 _FORM_TYPE = "application/x-www-form-urlencoded"
@@ -44,9 +46,9 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{}]', re.DOTALL)
 def loads(raw: bytes) -> Any:
     """Return the JSON value in `raw`, floats as Decimal and integers exact.
 
-    An integer of more than 600 digits is a Decimal too, and a number beyond what Decimal can hold
-    is ``Decimal("NaN")``: one silly number is a fault of its field, not of the whole body. A byte
-    order mark is skipped.
+    An integer that Python refuses, of more than 4300 digits unless it was told otherwise, is a
+    Decimal too, and a number beyond what Decimal can hold is ``Decimal("NaN")``: one silly number
+    is a fault of its field, not of the whole body. A byte order mark is skipped.
 
     Raises `BodyRejected`: ``not_utf8``, ``too_deep`` (more than `MAX_DEPTH` levels) or
     ``not_json`` (``NaN`` and ``Infinity`` are not).
@@ -54,6 +56,10 @@ def loads(raw: bytes) -> Any:
     raw = raw.removeprefix(_BOM)
     if _is_too_deep(raw):
         raise BodyRejected("too_deep")
+    try:
+        return _FAST.decode(raw)
+    except (ValueError, RecursionError):
+        pass  # why, and what may pass all the same, is said below
     try:
         return _DECODER.decode(raw.decode("utf-8"))
     except UnicodeDecodeError:
@@ -132,13 +138,20 @@ def _number(text: str) -> Decimal:
 
 
 def _integer(text: str) -> int | Decimal:
-    return int(text) if len(text) <= _MAX_INT_DIGITS else _number(text)
+    try:
+        return int(text) if len(text.lstrip("-")) <= _MAX_INT_DIGITS else _number(text)
+    except ValueError:
+        return _number(text)
 
 
 def _constant(_name: str) -> NoReturn:
     raise BodyRejected("not_json")
 
 
+# Reads nearly every body there is, in a third of the time. What it refuses and Python's own takes
+# are halves of surrogate pairs, which JavaScript writes for a text that was cut off, and numbers of
+# absurd length.
+_FAST = msgspec.json.Decoder(float_hook=_number)
 _DECODER = json.JSONDecoder(parse_float=_number, parse_int=_integer, parse_constant=_constant)
 
 

@@ -56,8 +56,6 @@ _EPOCH = re.compile(r"[0-9]{9,13}(?:\.[0-9]{1,9})?")
 _EPOCH_MS_FROM = 10**11
 _EPOCH_BOUND = 10**14
 
-_CARD_FIRST_6 = re.compile(r"[0-9]{6}")
-_CARD_LAST_4 = re.compile(r"[0-9]{4}")
 _CARD_TYPE = re.compile(r"[A-Za-z][A-Za-z _-]{0,19}")  # no digit: a card number cannot pass as one
 _CARD_EXPIRY = re.compile(r"(?:0[1-9]|1[0-2])/[0-9]{2}")
 
@@ -221,9 +219,12 @@ def _epoch(value: int | Decimal) -> str | None:
 def card(first_6: Any, last_4: Any, card_type: Any, expiry: Any) -> Card | None:
     """Return what may be kept of a card, each field only in its own form; None if nothing is."""
     found = Card(
-        first_6=_matching(_CARD_FIRST_6, first_6),
-        last_4=_matching(_CARD_LAST_4, last_4),
-        type=_card_type(card_type),
-        expiry=_card_expiry(expiry),
+        _digits(first_6, 6), _digits(last_4, 4), _card_type(card_type), _card_expiry(expiry)
     )
     return found if found != _NO_CARD else None
+
+
+def _digits(value: Any, count: int) -> str | None:
+    if type(value) is str and len(value) == count and value.isdecimal() and value.isascii():
+        return value
+    return None

@@ -9,6 +9,7 @@ names, addresses, the merchant's `meta`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from paystate.flutterwave import fields
@@ -264,8 +265,13 @@ def _v4_card(card: Mapping[str, Any]) -> Card | None:
     month, year = card.get("expiry_month"), card.get("expiry_year")
     expiry = None
     if type(month) is int and type(year) is int and 0 < month <= 12 and 0 <= year < 10_000:
-        expiry = f"{month:02}/{year % 100:02}"
+        expiry = _expiry(month, year)
     return fields.card(card.get("first6"), card.get("last4"), card.get("network"), expiry)
+
+
+@lru_cache(maxsize=1024)
+def _expiry(month: int, year: int) -> str:
+    return f"{month:02}/{year % 100:02}"
 
 
 def _v4_transfer_money(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import hashlib
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
-from paystate.batch import Batcher
+from paystate.batch import Batcher, Receiver
 from paystate.cache.statuses import StatusCache
 from paystate.errors import CacheUnavailable, QueueUnavailable
 from paystate.keys import Entity
@@ -181,9 +181,9 @@ class Recorder:
         """
         return await (self._commits if enqueue else self._observations)(event)
 
-    def submit(self, event: NewEvent) -> asyncio.Future[Recorded]:
-        """Return the future of `record`, without a task to wait in."""
-        return self._commits.submit(event)
+    def submit(self, event: NewEvent, receiver: Receiver[Recorded]) -> None:
+        """Give `receiver` what `record` returns or raises, without a task to wait in."""
+        self._commits.put(event, receiver)
 
     async def _tell(self, _: Sequence[NewEvent], recorded: Sequence[Recorded]) -> None:
         """Mark what a commit has changed; where that cannot be, wait out what may be served."""

@@ -6,14 +6,14 @@ nothing for it. Whatever goes wrong in here is logged, and changes nothing of wh
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from paystate.batch import Receiver
 from paystate.cache.statuses import StatusCache
 from paystate.keys import Entity
 from paystate.logs import logger
@@ -56,22 +56,17 @@ class TracedRecorder(Recorder):
         """Record `event`; see `Recorder.record`."""
         began_ns = time.time_ns()
         recorded = await super().record(event, enqueue=enqueue)
-        with _harmless():
-            self._tell_of(event, recorded, Moments(began_ns, time.time_ns()))
+        self.told(event, recorded, began_ns)
         return recorded
 
-    def submit(self, event: NewEvent) -> asyncio.Future[Recorded]:
-        """Return the future of `record`; see `Recorder.submit`."""
-        began_ns = time.time_ns()
+    def submit(self, event: NewEvent, receiver: Receiver[Recorded]) -> None:
+        """Give `receiver` what comes of `record`; see `Recorder.submit`."""
+        super().submit(event, _Told(self, event, receiver, time.time_ns()))
 
-        def tell(done: asyncio.Future[Recorded]) -> None:
-            if not done.cancelled() and done.exception() is None:
-                with _harmless():
-                    self._tell_of(event, done.result(), Moments(began_ns, time.time_ns()))
-
-        submitted = super().submit(event)
-        submitted.add_done_callback(tell)
-        return submitted
+    def told(self, event: NewEvent, recorded: Recorded, began_ns: int) -> None:
+        """Trace an event that was recorded since `began_ns`."""
+        with _harmless():
+            self._tell_of(event, recorded, Moments(began_ns, time.time_ns()))
 
     def _tell_of(self, event: NewEvent, recorded: Recorded, moments: Moments) -> None:
         asked = event.api in (Api.VERIFY, Api.OPERATOR)
@@ -89,6 +84,25 @@ class TracedRecorder(Recorder):
         else:
             name = f"record {event.api}" if asked else "record webhook"
             self._tracing.first(trace, name, moments, values)
+
+
+class _Told(NamedTuple):
+    """Hands on what comes of recording an event, and traces it."""
+
+    recorder: TracedRecorder
+    event: NewEvent
+    receiver: Receiver[Recorded]
+    began_ns: int
+
+    def done(self) -> bool:
+        return self.receiver.done()
+
+    def set_result(self, recorded: Recorded) -> None:
+        self.recorder.told(self.event, recorded, self.began_ns)
+        self.receiver.set_result(recorded)
+
+    def set_exception(self, exception: BaseException) -> None:
+        self.receiver.set_exception(exception)
 
 
 @dataclass(slots=True)

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.changes import Change, Cursor
 from paystate.errors import CursorPruned
-from paystate.store.rows import change_of
+from paystate.store.rows import LOGGED, change_of
 from paystate.store.tables import among, changes, horizon, now_ms, watermarks
 
 __all__ = ["Page", "changes_after", "latest_cursor", "prune", "pruned_to", "refuse_before"]
@@ -47,14 +47,14 @@ async def changes_after(
     Raises CursorPruned if changes after `position` have been removed.
     """
     query = (
-        select(changes, horizon().label("horizon"))
+        select(*LOGGED, horizon())
         .where(tuple_(changes.c.xid, changes.c.id) > tuple_(position.xid, position.id))
         .order_by(changes.c.xid, changes.c.id)
         .limit(most)
     )
     if merchant is not None:
         query = query.where(changes.c.merchant == merchant)
-    rows = (await connection.execute(query)).mappings().all()
+    rows = (await connection.execute(query)).all()
     # Only now: on PostgreSQL each statement sees its own moment, and what is removed between the
     # two must be missed aloud.
     pruned = await pruned_to(connection)
@@ -66,11 +66,12 @@ async def changes_after(
     # become safe since may have rows before the position, which this reader has not seen.
     together = safe == position
     for row in rows:
-        position = Cursor(row["xid"], row["id"])
-        together = together and position.xid < row["horizon"]
+        xid, number, oldest = row[-3:]
+        position = Cursor(xid, number)
+        together = together and xid < oldest
         if together:
             safe = position
-        found.append(change_of(dict(row), safe))
+        found.append(change_of(row, safe))
     return Page(tuple(found), position, safe, more=len(found) == most)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.changes import Change, Cursor
 from paystate.store.inbox import Ending
-from paystate.store.rows import change_of
+from paystate.store.rows import LOGGED, change_of
 from paystate.store.tables import changes, inbox, now_ms
 
 __all__ = ["Overview", "overview"]
@@ -74,17 +74,19 @@ async def overview(connection: AsyncConnection, merchant: str | None) -> Overvie
 
 async def _payments(connection: AsyncConnection, merchant: str | None) -> tuple[Change, ...]:
     latest = (
-        select(changes).order_by(changes.c.xid.desc(), changes.c.id.desc()).limit(CHANGES)
+        select(*LOGGED, changes.c.merchant)
+        .order_by(changes.c.xid.desc(), changes.c.id.desc())
+        .limit(CHANGES)
     ).subquery()
     query = select(latest).where(~latest.c.entity_key.startswith("reference:"))
     if merchant is not None:
         query = query.where(latest.c.merchant == merchant)
     found: dict[str, Change] = {}
-    for row in (await connection.execute(query)).mappings():
-        held = found.get(row["entity_key"])
+    for row in await connection.execute(query):
+        held = found.get(row.entity_key)
         # A transaction that began earlier may have committed the later version.
-        if held is None or row["version"] > held.version:
-            found[row["entity_key"]] = change_of(dict(row), Cursor(row["xid"], row["id"]))
+        if held is None or row.version > held.version:
+            found[row.entity_key] = change_of(row, Cursor(row.xid, row.id))
     return tuple(sorted(found.values(), key=lambda change: -change.changed_ms))
 
 

@@ -21,10 +21,11 @@ from paystate.state import EntityState
 from paystate.status import STATUSES, Status
 from paystate.store.batches import Batch
 from paystate.store.engine import Database
-from paystate.store.tables import BASE, HORIZON, XID, among, entities
+from paystate.store.tables import BASE, HORIZON, XID, among, changes, entities
 
 __all__ = [
-    "Locked", "change_of", "ensure_and_lock", "load", "load_directly", "lock", "save", "state_of",
+    "LOGGED", "Locked", "change_of", "ensure_and_lock", "load", "load_directly", "lock", "save",
+    "state_of",
 ]  # fmt: skip
 
 _STATE = (
@@ -35,6 +36,22 @@ _STATE = (
     entities.c.held_events,
     entities.c.link,
     entities.c.changed_ms,
+)
+
+
+# What a row of the change log says, and its place in it.
+LOGGED = (
+    changes.c.entity_key,
+    changes.c.payment_id,
+    changes.c.tx_ref,
+    changes.c.status,
+    changes.c.previous_status,
+    changes.c.terminal,
+    changes.c.version,
+    changes.c.previous_version,
+    changes.c.changed_ms,
+    changes.c.xid,
+    changes.c.id,
 )
 
 
@@ -309,18 +326,18 @@ def _safe(xid: int, row_id: int, oldest: int) -> Cursor:
     return Cursor(xid, row_id) if xid < oldest else Cursor(oldest, 0)
 
 
-def change_of(row: Mapping[str, Any], cursor: Cursor) -> Change:
-    """Return the change that a row of the change log holds."""
-    previous = row["previous_status"]
+def change_of(row: Sequence[Any], cursor: Cursor) -> Change:
+    """Return the change that a row holds whose columns are `LOGGED`, and perhaps more."""
+    key, payment_id, tx_ref, status, previous, terminal, version, before, changed_ms = row[:9]
     return Change(
-        entity=Entity.from_row_key(row["entity_key"]),
-        payment_id=row["payment_id"],
-        tx_ref=row["tx_ref"],
-        status=Status(row["status"]),
-        previous_status=Status(previous) if previous else None,
-        terminal=bool(row["terminal"]),
-        version=row["version"],
-        previous_version=row["previous_version"],
-        changed_ms=row["changed_ms"],
-        cursor=cursor,
+        Entity.from_row_key(key),
+        payment_id,
+        tx_ref,
+        STATUSES[status],
+        STATUSES[previous] if previous else None,
+        bool(terminal),
+        version,
+        before,
+        changed_ms,
+        cursor,
     )

@@ -57,8 +57,8 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     taken: list[bytes] = []
     take = Intake.take
 
-    def noted(intake: Intake, data: bytes) -> Any:
-        result = take(intake, data)
+    def noted(intake: Intake, data: bytes, tell: Any) -> Any:
+        result = take(intake, data, tell)
         if result is not None:
             taken.append(data)
         return result

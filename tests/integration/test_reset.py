@@ -137,7 +137,7 @@ async def _prunes_to_the_end(store: Store, begin: Cursor) -> None:
     """Pruning what is left of the lost history opens nothing of it again."""
     assert await store.prune_changes(older_than_ms=-60_000, most=1) == 1
     with pytest.raises(CursorPruned):
-        await store.changes_after(replace(begin, xid=begin.xid - 1))
+        await store.changes_after(begin._replace(xid=begin.xid - 1))
     await store.changes_after(begin)
 
 

@@ -351,6 +351,8 @@ async def test_news_that_cannot_be_read_stops_nothing(open_process: Opener) -> N
                 await _publish(
                     world, b"{", b"[]", b'{"version": 1}', _change(1, 2, kind=[]),
                     _change(1, 2, kind="x"), _change(1, 1.5), _change(1, 2**63),  # type: ignore[arg-type]
+                    _change(1, 2, payment_id=None), _change(1, 2, merchant=""), b"\xff\xfe", b"",
+                    b"[" * 9000, b'{"more": ' + b"[" * 9000, _change(1, 2)[:-1] + b', "x": "\xff"}',
                     _change(number, 1),
                 )  # fmt: skip
                 assert (await _next(news)).version == 1

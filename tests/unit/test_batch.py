@@ -168,6 +168,47 @@ async def test_a_caller_cancelled_in_flight_does_not_disturb_the_others() -> Non
     assert tasks[1].cancelled()
 
 
+class Unwilling:
+    """Takes what it is given, and fails over it."""
+
+    def __init__(self) -> None:
+        self.given: list[int | BaseException] = []
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: int) -> None:
+        self.given.append(result)
+        raise KeyError("a fault of the receiver's")
+
+    def set_exception(self, exception: BaseException) -> None:
+        self.given.append(exception)
+        raise KeyError("a fault of the receiver's")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_receiver_that_fails_takes_nothing_from_the_others(*, fails: bool) -> None:
+    """What it was given stands, once; its fault goes where those of callbacks go."""
+    sender, receiver = Sender(held=False), Unwilling()
+    refusal = OSError("away")
+    if fails:
+        sender.errors[0] = refusal
+    faults: list[BaseException] = []
+    asyncio.get_running_loop().set_exception_handler(
+        lambda _, context: faults.append(context["exception"])
+    )
+    batcher = Batcher(sender.send, most=10)
+    batcher.put(1, receiver)
+    other = batcher.submit(2)
+    if fails:
+        with pytest.raises(OSError, match="away"):
+            await other
+    else:
+        assert await other == 20
+    assert receiver.given == [refusal if fails else 10]
+    assert [type(fault) for fault in faults] == [KeyError]
+
+
 async def test_a_batch_of_nobody_is_not_sent() -> None:
     """If every caller has gone, nothing leaves, and whoever comes next is served."""
     sender = Sender(held=False)

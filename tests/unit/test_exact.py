@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from paystate.errors import BodyRejected
@@ -228,3 +229,55 @@ _JSON = st.recursive(
 @given(value=_JSON)
 def test_all_other_json_is_read_as_ever(value: object) -> None:
     assert loads(json.dumps(value).encode()) == value
+
+
+def _by_the_standard_library(raw: bytes) -> Any:
+    """Return what Python's own parser reads, or None: nothing in these tests is ``null``."""
+
+    def refuse(name: str) -> Any:
+        raise ValueError(name)
+
+    try:
+        return json.loads(raw.decode(), parse_float=Decimal, parse_constant=refuse)
+    except ValueError:
+        return None
+
+
+_LEXEMES = st.sampled_from([
+    *'{}[]:,"', "\\", "\\u", "\\n", "d83d", "\\ud83d", "\\ude00", "\t", "\0", " ", "\n", "é", "😀",
+    "true", "false", "nul", "NaN", "-", "-Infinity", "+", ".", "e", "E+", "0", "00", "17", "-0",
+    "1.50", "4500.5", "-0.0", "1e400", "18446744073709551616", "-9223372036854775809",
+    '"a":', '{"a":1,', '"a":2}', "/", "'",
+])  # fmt: skip
+_NUMBERS = st.from_regex(
+    r"-?(0|[1-9][0-9]{0,30})(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,4})?", fullmatch=True
+)
+
+
+@settings(deadline=None, max_examples=400)
+@given(text=st.lists(_LEXEMES, max_size=12).map("".join) | st.lists(_NUMBERS).map(",".join))
+@example(text='{"a": "\\ud83d", "b": "\\ud83d\\ud83d\\ude00", "\\ude00\\ude00": "\\ud83dabcdef"}')
+@example(text='{"a": 1, "a": 2, "b": -0, "c": 1.10, "d": 1E5}')
+def test_every_body_is_read_as_the_standard_library_does(text: str) -> None:
+    """Texts, numbers to the last digit, names that come twice, and what is not JSON."""
+    for around in ("%s", "[%s]", '"%s"', '{"a":"%s"}'):
+        raw = (around % text).encode()
+        expected = _by_the_standard_library(raw)
+        if expected is None:
+            assert refusal(loads, raw) == "not_json"
+        else:
+            assert repr(loads(raw)) == repr(expected)
+
+
+@pytest.mark.parametrize("limit", [640, 4300, 0])
+@pytest.mark.parametrize("digits", [640, 641, 4300, 4301])
+def test_what_python_refuses_as_an_integer_is_a_decimal(limit: int, digits: int) -> None:
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(limit)
+    try:
+        read = loads(b"[-%b]" % (b"7" * digits))[0]
+    finally:
+        sys.set_int_max_str_digits(before)
+    is_integer = digits <= (limit or 4300)
+    assert type(read) is (int if is_integer else Decimal)
+    assert read == -7 * (10**digits - 1) // 9

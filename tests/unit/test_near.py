@@ -105,6 +105,20 @@ def test_does_not_keep_a_read_that_was_overtaken() -> None:
     assert held(cache, "1") == "new"
 
 
+def test_goes_by_versions_that_somebody_else_has_heard_of() -> None:
+    """As those of the feed, who tells of each of them."""
+    cache, latest = near(), {charge("1").row_key: 3}
+    cache.follow(latest)
+    keep(cache, "1", version=2)
+    assert held(cache, "1") is None
+    keep(cache, "1", version=3)
+    latest[charge("1").row_key] = 4
+    cache.overtaken(charge("1").row_key, 4)
+    assert held(cache, "1") is None
+    keep(cache, "1", version=3)
+    assert held(cache, "1") is None
+
+
 def test_does_not_keep_a_read_from_before_the_news_was_lost() -> None:
     """Neither what was there, nor what was on its way, nor what comes until it is heard again."""
     cache = near()
