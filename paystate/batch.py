@@ -102,7 +102,7 @@ class Batcher(Generic[T, R]):
         items = [item for item, _ in batch]
         try:
             try:
-                results = await self._send(items)
+                results = list(await self._send(items))
             finally:
                 self._free += 1
                 self._start()

@@ -192,7 +192,8 @@ class FrontHandler(web.RequestHandler):
             )
         except Exception as e:
             self.failure = Failure(e, asked_s)
-        self._answered_with(found, data)
+        finally:  # also where what was to be shared was cancelled: aiohttp asks again, or says why
+            self._answered_with(found, data)
 
     def _take(self, data: bytes) -> bool:
         """Begin to record a webhook; False if `data` is none that can be taken here."""

@@ -17,7 +17,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -73,7 +73,7 @@ class _Taken:
     route: str
     event: Event
     started_s: float
-    data: bytes
+    data: bytes = field(repr=False)  # its headers hold a secret
     tell: Callable[[_Taken], None]
     recorded: Recorded | None = None
     error: BaseException | None = None

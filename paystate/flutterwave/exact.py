@@ -2,7 +2,8 @@
 
 An amount that passes through a float is another amount, and a 21-digit id is another id, so
 numbers keep every digit they came with. Bodies come from outside: whatever is in them, reading
-takes time and memory in proportion to their length, and raises `BodyRejected` or nothing.
+takes time and memory in proportion to their length (times the most digits of an integer), and
+raises `BodyRejected` or nothing.
 """
 
 from __future__ import annotations

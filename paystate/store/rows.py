@@ -250,7 +250,9 @@ async def save(connection: AsyncConnection, locked: Locked) -> list[Change]:
     if not visible:
         return []
     logged = logged_rows(locked, visible)
-    return changes_of(visible, logged, await _LOG.run(connection, logged))
+    found = await _LOG.run(connection, logged)
+    cursors = {key: _safe(xid, row_id, oldest) for key, row_id, xid, oldest in found}
+    return changes_of(visible, logged, [cursors[row[0]] for row in logged])
 
 
 def raise_versions(locked: Locked) -> list[Entity]:
@@ -308,16 +310,12 @@ def logged_rows(locked: Locked, visible: Sequence[Entity]) -> list[tuple[Any, ..
 
 
 def changes_of(
-    visible: Sequence[Entity], logged: Sequence[tuple[Any, ...]], cursors: Iterable[Any]
+    visible: Sequence[Entity], logged: Sequence[tuple[Any, ...]], cursors: Sequence[Cursor]
 ) -> list[Change]:
-    """Return the changes that were logged.
-
-    `cursors` tell the key, row id, transaction id and the oldest one that may still be running.
-    """
-    safe = {row[0]: _safe(row[2], row[1], row[3]) for row in cursors}
+    """Return the changes that were logged, each with the cursor to give out with it."""
     return [
-        Change(entity, row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], safe[row[0]])
-        for entity, row in zip(visible, logged, strict=True)
+        Change(entity, row[2], row[3], row[4], row[5], row[6], row[7], row[8], row[9], cursor)
+        for entity, row, cursor in zip(visible, logged, cursors, strict=True)
     ]
 
 

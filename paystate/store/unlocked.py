@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from paystate.changes import Cursor
 from paystate.store.batches import NOW_MS, Columns, positional
 from paystate.store.engine import Database
 from paystate.store.folding import Decision, Folding, Settled, references_of
@@ -88,11 +89,8 @@ _APPLY = positional(
         SELECT (SELECT {XID["postgresql"]}), r.entity_key, r.merchant, r.payment_id, r.tx_ref,
                r.status, r.previous_status, r.terminal, r.version, r.previous_version, r.changed_ms
         FROM {_CHANGES.source} WHERE (SELECT stands FROM seen)
-        RETURNING entity_key, id, xid
     )
-    SELECT logged.entity_key, logged.id, logged.xid, (SELECT {HORIZON["postgresql"]}), seen.stands,
-           {_NOW}
-    FROM seen LEFT JOIN logged ON true
+    SELECT stands, {_NOW}, (SELECT {HORIZON["postgresql"]}) FROM seen
     """,  # noqa: S608 - ours
     [
         *_ENTITIES.names,
@@ -146,7 +144,7 @@ async def apply(
     look.forget(locked.now)
     learnt = folding.details(look.details)
     customers, links = _owners(folding, look)
-    found = await database.fetch(
+    [(stands, now_ms, horizon)] = await database.fetch(
         _APPLY,
         *_ENTITIES.values(sorted(rows)),
         *_CHANGES.values(logged),
@@ -159,11 +157,12 @@ async def apply(
         locked.time_ms,
         once=True,
     )
-    if not found[0][4]:
+    if not stands:
         return None, list(decisions)
     for row_id in settled.endings:
-        settled.waited_ms[row_id] = max(0, found[0][5] - look.opened[row_id].received_ms)
-    settled.changes = changes_of(visible, logged, found if visible else ())
+        settled.waited_ms[row_id] = max(0, now_ms - look.opened[row_id].received_ms)
+    # This transaction ran itself, so nothing that commits later lies before the oldest that did.
+    settled.changes = changes_of(visible, logged, [Cursor(horizon, 0)] * len(visible))
     return settled, left
 
 

@@ -279,9 +279,11 @@ async def test_a_stopping_process_answers_what_it_is_recording(
     resources, stopping = await open_process(), asyncio.Event()
     runner = await listen(make_app(resources), "127.0.0.1", 0, 5, runner_class=FrontRunner)
     shutdown = FrontHandler.shutdown
+    handlers: list[FrontHandler] = []
 
     async def noted(handler: FrontHandler, within_s: float) -> None:
         stopping.set()
+        handlers.append(handler)
         await shutdown(handler, within_s)
 
     monkeypatch.setattr(FrontHandler, "shutdown", noted)
@@ -293,6 +295,7 @@ async def test_a_stopping_process_answers_what_it_is_recording(
             cleanup = asyncio.create_task(runner.cleanup())
             await stopping.wait()
         assert (await wire.answer())[2]["status"] == "recorded"
+        assert [handler._over.done() for handler in handlers if handler._over] == [True]
         await cleanup
 
 

@@ -16,6 +16,7 @@ from sqlalchemy.exc import DBAPIError
 from paystate.errors import CacheUnavailable
 from paystate.flutterwave.sandbox.faults import Fault, FaultMode
 from paystate.keys import Entity, EntityKind
+from paystate.payments import settling
 from paystate.settings import Role
 from tests.conftest import Opener
 from tests.harness import (
@@ -441,6 +442,13 @@ async def _claims(world: World) -> list[tuple[int, str | None]]:
     return await world.resources.store._database.read(work)
 
 
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let claims be released however long that takes here."""
+    monkeypatch.setattr(settling, "RELEASE_S", 60.0)
+
+
+@pytest.mark.usefixtures("patient")
 async def test_a_worker_that_is_stopped_while_it_asks_lets_go_of_its_events(
     open_process: Opener,
 ) -> None:
@@ -453,19 +461,20 @@ async def test_a_worker_that_is_stopped_while_it_asks_lets_go_of_its_events(
         make_payment(sandbox, number, "successful", tx_ref=f"ref-{number}")
         await world.v3(_v3(number, "successful"))
         sandbox.sandbox.faults.set(Fault(FaultMode.SLOW))
-        settling = asyncio.create_task(world.resources.settler.settle([1]))
+        stopped = asyncio.create_task(world.resources.settler.settle([1]))
         while not (await _claims(world))[0][1]:
-            assert not settling.done()
+            assert not stopped.done()
             await asyncio.sleep(0.02)
-        settling.cancel()
-        await asyncio.wait([settling])
-        assert settling.cancelled()
+        stopped.cancel()
+        await asyncio.wait([stopped])
+        assert stopped.cancelled()
         assert await _claims(world) == [(0, None)]
         assert await _endings(world, number) == [("open", "broken_off")]
         sandbox.sandbox.faults.set(Fault(FaultMode.NONE))
         assert await world.resources.settler.sweep(grace_ms=60_000, most=100) == (1, 1)
 
 
+@pytest.mark.usefixtures("patient")
 async def test_a_sweep_that_fails_lets_go_of_its_events(open_process: Opener) -> None:
     """The next sweep finds what this one had taken, without waiting for a claim to run out."""
     async with open_world(open_process) as world:

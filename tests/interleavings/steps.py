@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-__all__ = ["Crashed", "Move", "Outcome", "Process", "Schedule", "Step", "dependent"]
+__all__ = ["HANG_S", "Crashed", "Move", "Outcome", "Process", "Schedule", "Step", "dependent"]
 
 # A step that takes this long hangs: the run ends with a traceback instead of never.
 HANG_S = 60

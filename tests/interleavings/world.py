@@ -45,7 +45,7 @@ from paystate.ttl import TtlPolicy
 from paystate.updates import Api, Event, Kind, PaymentUpdate
 from tests.interleavings.connection import Connection
 from tests.interleavings.oracle import Oracle
-from tests.interleavings.steps import Crashed, Outcome, Process, Schedule, Step
+from tests.interleavings.steps import HANG_S, Crashed, Outcome, Process, Schedule, Step
 
 __all__ = [
     "LEASE_MS",
@@ -101,8 +101,10 @@ async def open_servers(database_url: str, valkey_url: str) -> AsyncIterator[Serv
     """
     loop = asyncio.get_running_loop()
     loop.set_exception_handler(_unless_crashed)
-    redis = connect(valkey_url, timeout_s=10)
-    database = open_database(database_url, pool=5, timeout_s=10)
+    # Longer than a step may hang: a server that never answers ends the run with the steps that led
+    # there, and one that a busy machine holds up for ten seconds ends nothing.
+    redis = connect(valkey_url, timeout_s=2 * HANG_S)
+    database = open_database(database_url, pool=5, timeout_s=2 * HANG_S)
     try:
         yield Servers(redis, database)
     finally:

@@ -49,6 +49,8 @@ class Scripted:
         self.asked.append(f"{merchant} {own_id} {is_reference}")
         self.begun.set()
         await self.go_on.wait()
+        if own_id == "shared":
+            raise asyncio.CancelledError
         if own_id == "unknown":
             raise PaymentNotFound("unknown_payment", "nobody knows it")
         assert not tags
@@ -253,12 +255,26 @@ async def test_a_question_under_way_is_answered_before_the_server_stops(place: P
     caller = await place.caller()
     caller.ask("far")
     await _begun(place)
+    handler = place.handler()
     stopping = asyncio.create_task(place.runner.cleanup())
-    await _until(lambda: place.handler()._close)
+    await _until(lambda: handler._over is not None)
+    over = handler._over
     place.front.go_on.set()
     assert await caller.answer() == (200, {"id": "far"})
+    assert over is not None
+    assert over.done()  # so nobody waits for the end of the grace
     assert await caller.ended()
     await stopping
+
+
+async def test_a_lookup_that_others_have_cancelled_is_made_anew(place: Place) -> None:
+    """It holds up neither what comes next nor the end of the process."""
+    caller = await place.caller()
+    place.front.go_on.set()
+    caller.ask("shared")
+    assert await caller.answer() == (200, {"id": "shared"})
+    caller.ask("next")
+    assert await caller.answer() == (200, {"id": "next"})
 
 
 async def test_a_request_whose_body_is_on_its_way_is_answered_before_the_server_stops(
