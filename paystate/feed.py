@@ -80,6 +80,9 @@ class Replay(Protocol):
     async def changes_after(self, position: Cursor, *, safe: Cursor | None = None) -> Any:
         """Return a page: `changes`, `position`, `safe`, `more`."""
 
+    async def versions_after(self, position: Cursor, *, safe: Cursor | None = None) -> Any:
+        """Return a page with `versions` in place of changes; None if that is no cheaper."""
+
     async def latest_cursor(self) -> Cursor:
         """Return the cursor of now."""
 
@@ -150,15 +153,15 @@ class Feed:
 
     def _tell(self, change: Change) -> None:
         """Hand a change to whoever wants it, unless they have been told of as late a one."""
-        if self._is_news(change.entity, change.version, change.previous_version):
+        key = change.entity.row_key
+        if self._is_news(key, change.version, change.previous_version):
             self._listeners.offer(change)
 
-    def _is_news(self, entity: Entity, version: int, previous_version: int) -> bool:
+    def _is_news(self, key: str, version: int, previous_version: int) -> bool:
         """Take note of a version; False if as late a one was known. Sees what was missed between.
 
         This is all that is done for a change to which nobody listens.
         """
-        key = entity.row_key
         if self._near is not None:
             self._near.overtaken(key, version)
         known = self._versions.get(key)
@@ -248,7 +251,7 @@ class Feed:
                 # A client that goes on from here must be told whatever the wire has lost.
                 self._tell(change._replace(cursor=self._cursor or Cursor()))
             else:
-                self._is_news(entity, heard.version, heard.previous_version)
+                self._is_news(entity.row_key, heard.version, heard.previous_version)
         except (ValueError, KeyError, RecursionError):
             log.warning("news_unreadable", bytes=len(data))
 
@@ -287,16 +290,32 @@ class Feed:
         more = True
         while more:
             try:
-                page = await self._replay.changes_after(position, safe=safe)
+                position, safe, more = await self._read_on(position, safe)
             except CursorPruned:
                 # Nobody can be told what was missed; everybody is, that something was.
                 self._cursor = await self._replay.latest_cursor()
                 self._listeners.lag()
                 return
-            for change in page.changes:
-                self._tell(change)
-            position, safe, more = page.position, page.safe, page.more
         self._cursor = safe
+
+    async def _read_on(self, position: Cursor, safe: Cursor) -> tuple[Cursor, Cursor, bool]:
+        """Tell of a page of the log; return where it ends, the safe cursor, and if there is more.
+
+        While nobody listens, only versions are taken note of.
+        """
+        if not self._listeners:
+            brief = await self._replay.versions_after(position, safe=safe)
+            # Whoever has come meanwhile is to be told in full.
+            if brief is not None and not self._listeners:
+                known = self._versions
+                for key, version, previous_version in brief.versions:
+                    if version > known.get(key, -1):  # nearly all has come by the wire
+                        self._is_news(key, version, previous_version)
+                return brief.position, brief.safe, brief.more
+        page = await self._replay.changes_after(position, safe=safe)
+        for change in page.changes:
+            self._tell(change)
+        return page.position, page.safe, page.more
 
 
 def _at_hand(pubsub: Any) -> Iterator[Any]:

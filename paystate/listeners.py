@@ -74,6 +74,9 @@ class Listeners:
             if entity is not None and not group:
                 self._by_entity.pop(entity, None)
 
+    def __bool__(self) -> bool:
+        return bool(self._wide or self._by_entity)
+
     def wanted(self, entity: Entity) -> bool:
         """Say whether anybody would be offered a change of `entity`."""
         return bool(self._wide) or entity in self._by_entity

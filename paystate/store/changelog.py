@@ -10,16 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import delete, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.changes import Change, Cursor
 from paystate.errors import CursorPruned
+from paystate.store.engine import Database
 from paystate.store.rows import LOGGED, change_of
-from paystate.store.tables import among, changes, horizon, now_ms, watermarks
+from paystate.store.tables import HORIZON, among, changes, horizon, now_ms, watermarks
 
-__all__ = ["Page", "changes_after", "latest_cursor", "prune", "pruned_to", "refuse_before"]
+__all__ = [
+    "Page",
+    "Versions",
+    "changes_after",
+    "latest_cursor",
+    "prune",
+    "pruned_to",
+    "refuse_before",
+    "versions_after",
+]
 
 PRUNED = "changes_pruned_to"
 
@@ -73,6 +84,47 @@ async def changes_after(
             safe = position
         found.append(change_of(row, safe))
     return Page(tuple(found), position, safe, more=len(found) == most)
+
+
+class Versions(NamedTuple):
+    """What a `Page` says of versions alone: a row key, its version and the one before, of each."""
+
+    versions: list[tuple[str, int, int]]
+    position: Cursor
+    safe: Cursor
+    more: bool
+
+
+# One text for all of it, and the two cursors: to read a row costs more than whatever it says.
+_VERSIONS = f"""
+    WITH page AS MATERIALIZED (
+        SELECT entity_key, version, previous_version, xid, id FROM changes
+        WHERE (xid, id) > (CAST($1 AS BIGINT), CAST($2 AS BIGINT))
+        ORDER BY xid, id LIMIT CAST($3 AS BIGINT)
+    )
+    SELECT (SELECT string_agg(concat_ws(chr(31), entity_key, version, previous_version), chr(30)
+                              ORDER BY xid, id) FROM page),
+           (SELECT ARRAY[xid, id] FROM page ORDER BY xid DESC, id DESC LIMIT 1),
+           (SELECT ARRAY[xid, id] FROM page WHERE xid < {HORIZON["postgresql"]}
+            ORDER BY xid DESC, id DESC LIMIT 1)
+"""  # noqa: S608 - ours
+
+
+async def versions_after(
+    database: Database, position: Cursor, *, safe: Cursor | None = None, most: int
+) -> Versions:
+    """Return what `changes_after` does, of versions alone; PostgreSQL only. Raises CursorPruned."""
+    [(said, last, oldest)] = await database.fetch(_VERSIONS, position.xid, position.id, most)
+    pruned = await database.fetch("SELECT value FROM watermarks WHERE name = $1", PRUNED)
+    if pruned and position < Cursor.parse(pruned[0][0]):
+        raise CursorPruned("cursor_pruned", f"changes up to {pruned[0][0]} have been removed")
+    safe = position if safe is None else safe
+    rows = [row.split("\x1f") for row in said.split("\x1e")] if said else []
+    versions = [(key, int(version), int(before)) for key, version, before in rows]
+    if oldest is not None and safe == position:  # otherwise as in `changes_after`
+        safe = Cursor(*oldest)
+    reached = Cursor(*last) if last is not None else position
+    return Versions(versions, reached, safe, more=len(versions) == most)
 
 
 async def pruned_to(connection: AsyncConnection) -> Cursor:

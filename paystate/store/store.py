@@ -15,7 +15,7 @@ from paystate.errors import PaystateError, StoreUnavailable
 from paystate.keys import Entity
 from paystate.state import EntityState
 from paystate.store import changelog, claims, fresh, inbox, known, looking, rows, settle, unlocked
-from paystate.store.changelog import Page
+from paystate.store.changelog import Page, Versions
 from paystate.store.claims import InboxGauges
 from paystate.store.customers import Customers
 from paystate.store.engine import Database, open_database
@@ -260,6 +260,14 @@ class Store:
         return await self._database.write(
             lambda c: changelog.prune(c, self.dialect, older_than_ms=older_than_ms, most=most)
         )
+
+    async def versions_after(
+        self, position: Cursor, *, safe: Cursor | None = None, most: int = 1000
+    ) -> Versions | None:
+        """Return the versions of a page of changes; None where they cost as much as all of it."""
+        if self._database.lanes is None:
+            return None
+        return await changelog.versions_after(self._database, position, safe=safe, most=most)
 
     async def latest_cursor(self) -> Cursor:
         """Return the cursor of now."""

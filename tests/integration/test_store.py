@@ -1375,6 +1375,50 @@ async def test_the_cursor_never_passes_a_transaction_that_is_still_open(postgres
             assert "late" in {c.entity.id for c in replayed}
 
 
+async def _compared(store: Store, position: Cursor, safe: Cursor, most: int) -> Page:
+    """Return a page of changes; the versions of that page must say the same."""
+    page = await store.changes_after(position, safe=safe, most=most)
+    brief = await store.versions_after(position, safe=safe, most=most)
+    assert brief is not None
+    assert brief.versions == [
+        (c.entity.row_key, c.version, c.previous_version) for c in page.changes
+    ]
+    assert (brief.position, brief.safe, brief.more) == (page.position, page.safe, page.more)
+    return page
+
+
+async def test_versions_alone_are_read_as_changes_are(postgres_url: str) -> None:
+    """To the same places, page by page, whatever commits late, and not once they are pruned."""
+    async with open_store(postgres_url, pool=3, timeout_s=10) as store:
+        begin = await store.latest_cursor()
+        assert not (await _compared(store, begin, begin, 5)).changes
+        for status in (PE, PR, F):
+            await pay(store, status)
+        async with second_connection(postgres_url) as late:
+            await late.execute(text("SELECT pg_current_xact_id()"))
+            await pay(store, S, Entity("default", EntityKind.CHARGE, "a b:c"))
+            for most in (1, 2, 3, 500):
+                position = safe = begin
+                more, unsafe = True, 0
+                while more:
+                    page = await _compared(store, position, safe, most)
+                    position, safe, more = page.position, page.safe, page.more
+                    unsafe += position != safe
+                assert unsafe
+                assert position > safe > begin
+        await _compared(store, begin, begin, 500)
+        await _compared(store, position, safe, 500)
+        while await store.prune_changes(older_than_ms=-60_000):
+            pass
+        with pytest.raises(CursorPruned):
+            await store.versions_after(begin)
+
+
+async def test_on_sqlite_versions_cost_as_much_as_changes(sqlite_url: str) -> None:
+    async with open_store(sqlite_url, pool=3, timeout_s=10) as store:
+        assert await store.versions_after(Cursor()) is None
+
+
 async def test_what_becomes_safe_between_two_pages_is_not_passed_over(postgres_url: str) -> None:
     """It may lie before what was read of the first page."""
     async with open_store(postgres_url, pool=3, timeout_s=10) as store:
@@ -1390,7 +1434,7 @@ async def test_what_becomes_safe_between_two_pages_is_not_passed_over(postgres_u
             )
             await pay(store, S, TWO)
             first = await store.changes_after(start, most=1)
-        second = await store.changes_after(first.position, safe=first.safe)
+        second = await _compared(store, first.position, first.safe, 500)
         assert second.changes
         caught_up = await store.changes_after(second.safe)
         assert "late" in {c.entity.id for c in caught_up.changes}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -284,6 +284,49 @@ async def test_a_version_that_does_not_follow_makes_the_feed_read_the_log(
                 await world.v3(bodies.v3_charge(id=number, tx_ref="gap"))
                 assert (await _next(news)).version == 3
                 assert feed._metrics.feed_gaps.labels("version")._value.get() >= 1
+
+
+async def test_what_the_wire_lost_while_nobody_listened_is_known_from_the_log(
+    open_process: Opener,
+) -> None:
+    """What is held near is dropped, and whoever listens next is not told what is older."""
+    async with open_world(open_process) as world:
+        feed, number = world.resources.feed, new_id()
+        feed._poll_s = feed._silence_s = 3600
+        await feed.catch_up()
+        near, key = world.resources.lookups._near, f"charge:default:{number}"
+        near.resubscribed()
+        near.put(key, 1, "held", near.ticket())  # type: ignore[arg-type]
+        await world.v3(bodies.v3_charge(id=number, tx_ref=None))
+        await world.settle()
+        await feed.catch_up()  # nobody has heard of it on the wire
+        assert near.get(key) is None
+        page = await world.resources.store.changes_after(Cursor())
+        with feed.subscribe() as news:
+            for change in page.changes:
+                feed._tell(change)
+            assert await news.next(0) is None
+
+
+async def test_who_comes_while_the_log_is_read_is_told_in_full(
+    open_process: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_world(open_process) as world:
+        feed, store = world.resources.feed, world.resources.store
+        versions_after = store.versions_after
+        await feed.catch_up()
+        await world.v3(bodies.v3_charge(id=new_id(), tx_ref=None))
+        with ExitStack() as stack:
+            news = []
+
+            async def interrupted(*args: Any, **more: Any) -> Any:
+                page = await versions_after(*args, **more)
+                news.append(stack.enter_context(feed.subscribe()))
+                return page
+
+            monkeypatch.setattr(store, "versions_after", interrupted)
+            await feed.catch_up()
+            assert (await _next(news[0])).version == 1
 
 
 async def test_news_is_told_once_and_in_the_order_of_versions(open_process: Opener) -> None:
