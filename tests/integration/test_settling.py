@@ -460,6 +460,7 @@ async def test_a_worker_that_is_stopped_while_it_asks_lets_go_of_its_events(
         number = new_id()
         make_payment(sandbox, number, "successful", tx_ref=f"ref-{number}")
         await world.v3(_v3(number, "successful"))
+        await world.make_due()  # whatever the machine's clock has been set to since
         sandbox.sandbox.faults.set(Fault(FaultMode.SLOW))
         stopped = asyncio.create_task(world.resources.settler.settle([1]))
         while not (await _claims(world))[0][1]:
