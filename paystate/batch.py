@@ -23,7 +23,7 @@ R_contra = TypeVar("R_contra", contravariant=True)
 class Receiver(Protocol[R_contra]):
     """Who is given a result, or why there is none; a future is one.
 
-    A callback that is called at once costs a third of a future and its callback.
+    One that is no future is told in the same turn of the event loop, without a callback of its own.
     """
 
     def done(self) -> bool:

@@ -8,6 +8,7 @@ clients, as they are in two processes.
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -90,7 +91,7 @@ class Ours:
         return self._keys.hash(payment)
 
 
-class Peer:
+class Peer(ABC):
     """Cache-aside: read, else load and store; invalidate after each commit."""
 
     name = ""
@@ -109,19 +110,21 @@ class Peer:
         await self._set(payment.id, status.value, FINAL_S if final else self._lease_s)
         return Look(status.value, False)
 
+    @abstractmethod
     def key(self, payment: Entity) -> str:
         """Return the key in Redis, for those who evict it."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def invalidate(self, payment: Entity) -> None:
         """Delete the key, as the process that has written to the database does."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _get(self, key: str) -> str | None:
-        raise NotImplementedError
+        """Return what is held."""
 
+    @abstractmethod
     async def _set(self, key: str, value: str, ttl_s: float) -> None:
-        raise NotImplementedError
+        """Hold a status."""
 
 
 class Cashews(Peer):

@@ -95,7 +95,7 @@ class Versions(NamedTuple):
     more: bool
 
 
-# One text for all of it, and the two cursors: to read a row costs more than whatever it says.
+# One text for all of it, and the two cursors: it costs the reader less than a row for each.
 _VERSIONS = f"""
     WITH page AS MATERIALIZED (
         SELECT entity_key, version, previous_version, xid, id FROM changes

@@ -32,7 +32,7 @@ __all__ = ["acknowledge"]
 
 # Rows of `entities` are made in the order in which everybody locks them, and event keys after
 # their payments, as everywhere: that is what counting `made` first is for. All ids come back as one
-# text: a row of columns for each takes longer to read than all the rest of the answer.
+# text, which costs this process less than a row of columns for each.
 _ACKNOWLEDGE = Batch(
     "event_key text, merchant text, api text, type text, subject text, kind text, own_id text, "
     "entity_key text, tx_ref text, reference_key text, content text",
