@@ -17,7 +17,7 @@ from paystate.cli.workbench import DURATION, run_over, settings_of
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from paystate.payments.checks import Report
+    from paystate.payments.report import Report
     from paystate.resources import Resources
     from paystate.store.unsettled import Narrowed
 

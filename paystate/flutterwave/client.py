@@ -43,6 +43,8 @@ __all__ = ["Credentials", "FlutterwaveClient", "Purpose"]
 TOKEN_AGAIN_S = 1.0
 # A reference has a handful of attempts; ten a page, this is fifty.
 MAX_PAGES = 5
+# One API says nothing at once, and nothing of the other.
+_CLOSED = frozenset({"credentials", "breaker_open"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +200,10 @@ class FlutterwaveClient:
     async def by_reference(self, tx_ref: str, *, purpose: Purpose) -> PaymentUpdate | None:
         """Return what Flutterwave says of the charges of a reference, None if it knows none.
 
-        v3 is asked first and v4 if that knows none, each where there are credentials. Of several
-        attempts the one that decides the reference's status is returned: a successful one, else
-        one that is under way. v3 itself shows one attempt only, and does not say which.
+        v3 is asked first and v4 if that knows none, refuses our key, or is taken for down, each
+        where there are credentials. Of several attempts the one that decides the reference's status
+        is returned: a successful one, else one that is under way. v3 itself shows one attempt only,
+        and does not say which.
 
         Raises as `payment` does.
         """
@@ -208,11 +211,18 @@ class FlutterwaveClient:
             raise ProviderRejected("unverifiable", "that can be no reference")
         if not (self._credentials.has_v3 or self._credentials.has_v4):
             raise ProviderRejected("unverifiable", "there are no credentials")
-        update = None
+        update, refused = None, None
         if self._credentials.has_v3:
-            update = await self._v3_by_reference(tx_ref, purpose)
+            try:
+                update = await self._v3_by_reference(tx_ref, purpose)
+            except (ProviderUnavailable, ProviderRejected) as error:
+                if error.reason not in _CLOSED or not self._credentials.has_v4:
+                    raise
+                refused = error
         if update is None and self._credentials.has_v4:
             update = await self._v4_by_reference(tx_ref, purpose)
+        if update is None and refused is not None:
+            raise refused  # v3 may know it
         return update
 
     async def _v3_by_reference(self, tx_ref: str, purpose: Purpose) -> PaymentUpdate | None:
@@ -245,9 +255,11 @@ class FlutterwaveClient:
         status = of_reference(update.status for update in attempts)
         return next(update for update in attempts if update.status is status)
 
-    def can_list(self, api: Api) -> bool:
-        """Say whether the lists of `api` can be asked for."""
-        return self._credentials.has_v3 if api is Api.V3 else self._credentials.has_v4
+    @property
+    def apis(self) -> tuple[Api, ...]:
+        """Return the APIs that there are credentials for: those whose lists can be asked for."""
+        has = {Api.V3: self._credentials.has_v3, Api.V4: self._credentials.has_v4}
+        return tuple(api for api, there in has.items() if there)
 
     async def listed(
         self, api: Api, which: Lists, since_ms: int, until_ms: int, page: int, *, purpose: Purpose
@@ -256,7 +268,7 @@ class FlutterwaveClient:
 
         Times are ms since the epoch. Raises as `payment` does.
         """
-        if not self.can_list(api):
+        if api not in self.apis:
             raise ProviderRejected("unverifiable", "there are no credentials")
         path = list_path(api, which, since_ms, until_ms, page)
         get = self._get_v3 if api is Api.V3 else self._get_v4

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from paystate.errors import ProviderRejected, ProviderUnavailable
 from paystate.flutterwave.gate import Purpose
@@ -19,14 +18,15 @@ from paystate.logs import logger
 from paystate.metrics import Metrics
 from paystate.payments.observing import Observation, Observer
 from paystate.payments.recording import Recorder, silence
+from paystate.payments.report import ENOUGH, Report
 from paystate.payments.settling import Provider, Settler
 from paystate.state import EntityState
 from paystate.status import Status, is_terminal
 from paystate.store import Store
 from paystate.store.unsettled import Check, Checked
-from paystate.updates import Kind, PaymentUpdate
+from paystate.updates import Api, Kind, PaymentUpdate
 
-__all__ = ["Batch", "Checker", "Report", "Subject", "gap_s"]
+__all__ = ["Batch", "Checker", "Subject", "gap_s"]
 
 log = logger()
 
@@ -36,48 +36,15 @@ MOST_GAP_S = 30 * 24 * 3600.0
 MOST_FAILURES = 3
 
 NOT_FOUND, IMPOSSIBLE, SETTLED, OPEN = "not_found", "impossible", "settled", "open"
-# The provider has had enough of us, or would refuse everything: nothing more of that merchant now.
-_HOPELESS = frozenset(
-    {"budget_spent", "pace_spent", "cooling_off", "rate_limited", "breaker_open", "credentials"}
-)
+# One API of it is down, or would refuse everything.
+_CLOSED = frozenset({"breaker_open", "credentials"})
+# What is asked of such an API while the other answers is asked about again after this, in ms.
+CLOSED_MS = 60_000
 
 
 def gap_s(age_s: float, *, least_s: float, draw: float) -> float:
     """Return the seconds until something of this age is asked about again; `draw` in [0, 1)."""
     return min(MOST_GAP_S, max(least_s, age_s)) * (0.95 + draw / 10)
-
-
-@dataclass(slots=True)
-class Report:
-    """What a pass did. `put_off` says which merchants were left for later, and why.
-
-    `found` and `found_in_lists` are changes that nobody else had told of: by asking, and by reading
-    lists.
-    """
-
-    checked: int = 0
-    asked: int = 0
-    outcomes: Counter[str] = field(default_factory=Counter)
-    found: int = 0
-    flagged: int = 0
-    pages: int = 0
-    listed: int = 0
-    found_in_lists: int = 0
-    put_off: dict[str, str] = field(default_factory=dict)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the public form."""
-        return {
-            "checked": self.checked,
-            "asked": self.asked,
-            "outcomes": dict(self.outcomes),
-            "found": self.found,
-            "flagged": self.flagged,
-            "pages": self.pages,
-            "listed": self.listed,
-            "found_in_lists": self.found_in_lists,
-            "put_off": self.put_off,
-        }
 
 
 class Checker:
@@ -100,6 +67,11 @@ class Checker:
         self._observer = Observer(store, recorder, settler)
         self._metrics = metrics
         self._silence_ms = silence_s * 1000
+
+    def apis(self, merchant: str) -> tuple[Api, ...]:
+        """Return the APIs that a merchant can be asked about by."""
+        provider = self._providers.get(merchant)
+        return provider.client.apis if provider is not None else ()
 
     async def ask(self, entity: Entity) -> PaymentUpdate | str | None:
         """Return what the provider says, None if it knows nothing, or that it cannot be asked.
@@ -186,7 +158,7 @@ class Batch:
         self._checker = checker
         self._report = report
         self._asking = asyncio.Semaphore(AT_ONCE)
-        self._failures: Counter[str] = Counter()
+        self._failures: Counter[tuple[str, Api | None]] = Counter()
 
     async def check(self, subjects: Sequence[Subject]) -> list[Checked]:
         """Return what checks came to; those that are missing were left for later.
@@ -219,14 +191,15 @@ class Batch:
             return Checked(check.entity, SETTLED, None)
         if state.open_events:  # a worker is on it
             return Checked(check.entity, OPEN, subject.wait_ms)
+        merchant, api = check.entity.merchant, _api_of(check.entity)
         async with self._asking:
-            if check.entity.merchant in self._report.put_off:
-                return _LEFT
+            if reason := self._report.left(merchant, api):
+                return self._for_later(subject, reason)
             try:
                 found = await self._checker.ask(check.entity)
             except (ProviderUnavailable, ProviderRejected) as e:
-                return self._unanswered(check, e.reason, subject.wait_ms)
-        self._failures.pop(check.entity.merchant, None)
+                return self._unanswered(subject, api, e.reason)
+        self._failures.pop((merchant, api), None)
         self._report.asked += found != IMPOSSIBLE
         return found
 
@@ -241,13 +214,24 @@ class Batch:
         self._report.flagged += silent and check.flagged_ms is None
         return Checked(check.entity, outcome, subject.wait_ms, silent)
 
-    def _unanswered(self, check: Check, reason: str, wait_ms: int) -> Checked | _Left:
-        merchant = check.entity.merchant
-        self._failures[merchant] += 1
-        if reason in _HOPELESS or self._failures[merchant] >= MOST_FAILURES:
-            self._report.put_off[merchant] = reason
+    def _unanswered(self, subject: Subject, api: Api | None, reason: str) -> Checked | _Left:
+        merchant = subject.check.entity.merchant
+        apis = self._checker.apis(merchant)
+        # A reference is asked for by both: one that is closed has kept nobody from the other.
+        if api is not None or len(apis) < 2 or reason not in _CLOSED:
+            self._failures[merchant, api] += 1
+            many = self._failures[merchant, api] >= MOST_FAILURES
+            if many or reason in ENOUGH or reason in _CLOSED:
+                self._report.leave(merchant, api, reason, apis)
+                return self._for_later(subject, reason)
+        return Checked(subject.check.entity, f"provider_{reason}", subject.wait_ms)
+
+    def _for_later(self, subject: Subject, reason: str) -> Checked | _Left:
+        """Leave it as it was; or, where the rest of its merchant is gone on with, for a minute."""
+        entity = subject.check.entity
+        if entity.merchant in self._report.put_off:
             return _LEFT
-        return Checked(check.entity, f"provider_{reason}", wait_ms)
+        return Checked(entity, f"provider_{reason}", min(subject.wait_ms, CLOSED_MS))
 
 
 class _Left:
@@ -255,6 +239,13 @@ class _Left:
 
 
 _LEFT = _Left()
+
+
+def _api_of(entity: Entity) -> Api | None:
+    """Return the API that knows such an id; a reference may be known to either."""
+    if entity.is_reference:
+        return None
+    return Api.V3 if entity.id.isdigit() else Api.V4
 
 
 def _has_settled(state: EntityState, is_expected: bool) -> bool:

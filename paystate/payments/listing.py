@@ -7,7 +7,7 @@ in, and so is what is further than ours. What it calls pending is asked about by
 A list that turns out to go back in time is left as soon as it has come to before the window; one
 that does not is read to its end. Charges, transfers and chargebacks have lists of their own. An
 account that may not see one of the others, or a list that cannot be read, is no reason to leave its
-charges alone.
+charges alone, nor is an API that is down or refuses us one to leave the other.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from paystate.flutterwave.listing import ListPage, Lists, made_ms
 from paystate.keys import Entity
 from paystate.logs import logger
 from paystate.metrics import Metrics
-from paystate.payments.checks import Report
 from paystate.payments.disputing import Disputes
 from paystate.payments.observing import Observation, Observer
 from paystate.payments.recording import Recorder
+from paystate.payments.report import Report
 from paystate.payments.settling import Provider, Settler
 from paystate.status import is_terminal
 from paystate.store import Store
@@ -111,7 +111,7 @@ class Lister:
             if merchant not in (None, name):
                 continue
             for which in _LISTS:
-                if name in report.put_off or not provider.client.can_list(which.api):
+                if report.left(name, which.api) or which.api not in provider.client.apis:
                     continue
                 disputes = which.what is Lists.CHARGEBACKS
                 listing = await self._store.listings.claim(
@@ -145,7 +145,7 @@ class Lister:
                 self._metrics.provider_calls.labels(Purpose.RECONCILE, e.reason).inc()
                 log.info("list_put_off", list=which.name, page=page, reason=e.reason)
                 if which.what is Lists.CHARGES:
-                    report.put_off[merchant] = e.reason
+                    report.leave(merchant, which.api, e.reason, client.apis)
                 elif isinstance(e, ProviderRejected) or e.reason in _NO_LIST:
                     again_ms = every_ms
                 break

@@ -10,9 +10,9 @@ from paystate.changes import iso_utc
 from paystate.keys import Entity, EntityKind
 from paystate.logs import logger
 from paystate.metrics import Metrics
-from paystate.payments.checks import Report
 from paystate.payments.listing import Lister
 from paystate.payments.reconciling import Reconciler
+from paystate.payments.report import Report
 from paystate.shapes import Bounded, Moment
 from paystate.status import Status
 from paystate.store import Store

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 
 from paystate.keys import Entity
 from paystate.metrics import Metrics
-from paystate.payments.checks import Batch, Checker, Report, Subject, gap_s
+from paystate.payments.checks import Batch, Checker, Subject, gap_s
 from paystate.payments.interest import Interest
+from paystate.payments.report import Report
 from paystate.store import Store
 from paystate.store.unsettled import Check, Checked, Narrowed
 

@@ -25,7 +25,8 @@ from paystate.flutterwave.sandbox.faults import Fault, FaultMode, Limit, Limiter
 from paystate.flutterwave.sandbox.records import Chargeback, Form, Payment
 from paystate.flutterwave.sandbox.server import RunningSandbox
 from paystate.keys import Entity
-from paystate.payments.checks import MOST_GAP_S, Report, gap_s
+from paystate.payments.checks import MOST_FAILURES, MOST_GAP_S, gap_s
+from paystate.payments.report import Report
 from paystate.status import Status
 from paystate.store.unsettled import Narrowed
 from paystate.updates import Api, Kind, PaymentUpdate
@@ -394,6 +395,36 @@ async def test_an_outage_puts_payments_off_and_fails_none(open_process: Opener) 
         sandbox.sandbox.faults.set(Fault())
         assert (await ask(world)).asked == 1
         assert (await world.status(number))["status"] == "pending"
+
+
+async def test_what_is_wrong_with_one_api_keeps_nobody_from_asking_the_other(
+    on_sqlite: Opener,
+) -> None:
+    """A key of v3 is revoked after the move to v4; what is v3's is asked about a minute later."""
+    async with open_provider() as sandbox, open_world(on_sqlite, **at_once(sandbox)) as world:
+        old, told, expected, lost = new_id(), *(f"chg_moved{new_id()}" for _ in range(3))
+        paid(sandbox, old, "pending")
+        await heard_pending(world, old)
+        late = paid(sandbox, told, "pending")
+        await world.v4(bodies.v4_charge(id=told, status="pending", reference=f"ref-{told}"))
+        await world.settle()
+        sandbox.sandbox.settle(late, "successful", announce=False)
+        paid(sandbox, expected)
+        for number in (expected, *(new_id() for _ in range(MOST_FAILURES))):
+            await register(world, f"ref-{number}")  # all but one are unknown to v4
+        revoked = (
+            await on_sqlite(**at_once(sandbox, FLW_SECRET_KEY="revoked"))
+        ).reconciliation  # fmt: skip
+        report = await revoked.round(lists=False)
+        assert (report.found, report.put_off) == (2, {"default:v3": "credentials"})
+        asked, due_s = (await watched(world))[str(old)]
+        assert (asked, 0 < due_s <= 60) == (1, True)
+        paid(sandbox, lost)
+        report = await revoked.round(Narrowed(due=False))
+        assert (report.found_in_lists, report.put_off) == (1, {"default:v3": "credentials"})
+        assert (await world.status(old))["status"] == "pending"
+        for number in (told, expected, lost):
+            assert (await world.status(number))["status"] == "successful"
 
 
 async def test_a_list_goes_on_where_it_was_left(open_process: Opener) -> None:
