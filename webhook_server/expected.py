@@ -90,7 +90,7 @@ class ExpectedEndpoint:
             reference = Entity.reference(merchant, tx_ref)
             registered = await self._registrar.register(
                 reference, expected, operator=caller.name,
-                idempotency_key=idempotency_key_of(merchant, caller.name, key),
+                idempotency_key=idempotency_key_of(merchant, caller.account, key),
             )  # fmt: skip
         except (ExpectationRefused, Refused) as e:
             self._metrics.expected.labels(e.reason).inc()

@@ -131,7 +131,9 @@ async def test_the_same_registration_is_made_once_and_another_is_refused(
 async def test_an_idempotency_key_gives_the_same_answer_to_the_same_body_only(
     open_process: Opener,
 ) -> None:
-    async with open_world(open_process, API_TOKENS=f"{TOKEN},two:default:operate=two") as world:
+    async with open_world(
+        open_process, API_TOKENS=f"{TOKEN},three,two:default:operate=two"
+    ) as world:  # fmt: skip
         same: dict[str, str] = {"Idempotency-Key": "checkout-7"}
         answers = await asyncio.gather(*(register(world, "order-1", **same) for _ in range(6)))
         assert [answer.status for answer in answers] == [201] * 6
@@ -145,6 +147,7 @@ async def test_an_idempotency_key_gives_the_same_answer_to_the_same_body_only(
         assert (await world.get("/api/payments/by-ref/order-2/status")).status == 404
         # Whoever else uses the same text means another key; and the status is that of now.
         assert (await register(world, "order-2", token="two", **same)).status == 201
+        assert (await register(world, "order-3", token="three", **same)).status == 201
         await world.v3(bodies.v3_charge(id=new_id(), status="successful", tx_ref="order-1"))
         await world.settle()
         assert (await register(world, "order-1", **same)).body["status"] == "successful"
