@@ -24,6 +24,9 @@ log = logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+# What nginx counts a caller as that has gone before its answer was whole; nobody is sent it.
+CALLER_GONE = 499
+
 # Asked every few seconds by machines; a line for each would drown the rest.
 _QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
@@ -51,6 +54,16 @@ def _http_problem(error: web.HTTPException) -> web.Response:
     reason, detail = reasons.get(error.status, ("http_error", error.reason))
     headers = {"Allow": error.headers["Allow"]} if "Allow" in error.headers else {}
     return problem(error.status, reason, detail, headers)
+
+
+def _unheard(request: web.Request, error: ConnectionError) -> web.Response:
+    """Return what is counted where the caller has gone; raise `error` if it has not.
+
+    A page was closed: nobody is there to answer, and aiohttp would call it an error of ours.
+    """
+    if request.transport is not None and not request.transport.is_closing():
+        raise error
+    return web.Response(status=CALLER_GONE)
 
 
 def surround(
@@ -84,8 +97,9 @@ def surround(
         except TimeoutError:
             fields["reason"] = "slow_body"
             response = problem(408, "slow_body", "the body took too long to arrive")
-        except ConnectionError:
-            raise  # the caller has gone; there is nobody to answer
+        except ConnectionError as e:
+            response = _unheard(request, e)
+            fields["reason"] = "caller_gone"
         except Exception as e:
             # The message may quote what was sent; its type and place do not.
             log.error("request_broke", error=type(e).__name__, where=place_of(e))

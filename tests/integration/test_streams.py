@@ -22,6 +22,9 @@ from tests.harness import TOKEN, World, new_id, open_world
 from tests.servers import OwnValkey
 from tests.unit import bodies
 
+# Not a measure of speed: it ends a test that would wait for ever.
+HANGS_S = 30
+
 
 @asynccontextmanager
 async def feeding(world: World) -> AsyncIterator[Feed]:
@@ -105,6 +108,25 @@ async def test_a_page_that_never_refreshes_sees_its_payment_settle(open_process:
                     ("change", "successful"),
                 ]
                 assert seen[1][1]["previous_version"] == seen[0][1]["version"]
+
+
+async def test_a_page_that_is_closed_is_no_error(
+    open_process: Opener, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is noticed by the next thing that there is to tell it, and counted as gone."""
+    async with open_world(open_process) as world, feeding(world):
+        number = new_id()
+        await world.v3(bodies.v3_charge(id=number, status="pending"))
+        await world.settle()
+        async with stream(world, f"/api/payments/{number}/events") as page:
+            await page.next()
+        await world.v3(bodies.v3_charge(id=number))
+        await world.settle()
+        gone = world.resources.metrics.requests.labels("/api/payments/{id}/events", 499)
+        async with asyncio.timeout(HANGS_S):
+            while not gone._value.get():
+                await world.get("/healthz", token=None)
+        assert not [line for line in caplog.records if line.name.startswith("aiohttp")]
 
 
 async def test_a_stream_of_everything_goes_on_from_the_last_id(open_process: Opener) -> None:
