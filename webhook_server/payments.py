@@ -156,6 +156,7 @@ class PaymentEndpoints:
         )
         found: list[StatusAnswerJson] = []
         unknown: UnknownJson = {"ids": [], "tx_refs": []}
+        waits = [getattr(answer, "retry_after_s", None) for answer in answers]
         asked = [(unknown["ids"], one) for one in ids]
         asked += [(unknown["tx_refs"], one) for one in tx_refs]
         for (missing, one), answer in zip(asked, answers, strict=True):
@@ -165,7 +166,9 @@ class PaymentEndpoints:
                 raise answer
             else:
                 found.append(answer.to_json())
-        return _json(ManyJson(statuses=found, unknown=unknown))
+        return _json(
+            ManyJson(statuses=found, unknown=unknown), max(filter(None, waits), default=None)
+        )
 
     async def details_by_id(self, request: web.Request) -> web.Response:
         """``GET /api/payments/{id}``."""
@@ -174,13 +177,14 @@ class PaymentEndpoints:
         answer = await self._lookups.payment(
             merchant, payment_id, kind_of(request.query.get("kind"))
         )
-        return _json(await self._informant.payment(answer))
+        return _details(await self._informant.payment(answer), answer)
 
     async def details_by_reference(self, request: web.Request) -> web.Response:
         """``GET /api/payments/by-ref/{tx_ref}``: the reference, and the attempt that decides it."""
         merchant = self._access.merchant(request, self._merchants)
         reference = Entity.reference(merchant, identifier(request.match_info["tx_ref"], "tx_ref"))
-        return _json(await self._informant.reference(await self._lookups.status(reference)))
+        answer = await self._lookups.status(reference)
+        return _details(await self._informant.reference(answer), answer)
 
 
 def _min_version(request: web.Request) -> int:
@@ -211,8 +215,17 @@ async def _wanted(request: web.Request) -> tuple[list[str], list[str], EntityKin
 _CACHING = {"Cache-Control": "private, no-cache", "Vary": "Authorization"}
 
 
-def _json(body: DetailsJson | ManyJson) -> web.Response:
-    return web.Response(body=orjson.dumps(body), content_type="application/json", headers=_CACHING)
+def _details(body: DetailsJson, answer: StatusAnswer) -> web.Response:
+    return _json(body, None if body["fresh"] else answer.retry_after_s)
+
+
+def _json(body: DetailsJson | ManyJson, retry_after_s: float | None) -> web.Response:
+    headers = {**_CACHING, **_retry(retry_after_s)}
+    return web.Response(body=orjson.dumps(body), content_type="application/json", headers=headers)
+
+
+def _retry(after_s: float | None) -> dict[str, str]:
+    return {"Retry-After": str(max(1, round(after_s)))} if after_s is not None else {}
 
 
 def _respond(
@@ -249,7 +262,4 @@ def _made(answer: StatusAnswer) -> Made:
 
 
 def _headers(answer: StatusAnswer) -> dict[str, str]:
-    headers = {**_CACHING, "ETag": answer.rendered()[1]}
-    if answer.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(answer.retry_after_s)))
-    return headers
+    return {**_CACHING, "ETag": answer.rendered()[1], **_retry(answer.retry_after_s)}

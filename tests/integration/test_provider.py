@@ -228,6 +228,13 @@ async def test_who_cannot_be_asked_about_gets_the_last_known_state_and_when_to_c
                 assert (answer_.status, shown["status"], shown["fresh"]) == (200, "pending", False)
                 assert 1 <= int(answer_.headers["Retry-After"]) <= 30
             assert seen == asked
+            details = await world.get(f"/api/payments/{last}")
+            body = {"ids": [str(last), "404404"]}
+            many = await world.post("/api/payments/status", body)
+            (shown,) = many.body["statuses"]
+            assert (details.body["fresh"], shown["fresh"]) == (False, False)
+            for told in (details, many):
+                assert 1 <= int(told.headers["Retry-After"]) <= 30
             calls = world.resources.metrics.registry.get_sample_value(
                 "paystate_provider_calls_total", {"purpose": "lookup", "outcome": cause}
             )

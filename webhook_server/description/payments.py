@@ -53,7 +53,8 @@ _DETAILS: dict[str, Any] = {
     "mismatch": None,
 }
 
-_TAGGED = {"ETag": "Weak: what is said, not when.", "Retry-After": "Seconds, if it is not fresh."}
+_LATER = {"Retry-After": "Seconds, if it is not fresh."}
+_TAGGED = {"ETag": "Weak: what is said, not when.", **_LATER}
 _STATUS = Answer(200, "The status.", StatusAnswerJson, headers=_TAGGED)
 _UNCHANGED = Answer(304, "It is what `If-None-Match` says.", media="", headers=_TAGGED)
 _ASKING = ("merchant", "min_version", "wait", "after_version")
@@ -105,7 +106,12 @@ OPERATIONS = (
     ),
     Operation(
         "POST", "/api/payments/status", "Many statuses at once", "statuses", "read",
-        (Answer(200, "The statuses that are known.", ManyJson),), _FRESHNESS,
+        (
+            Answer(
+                200, "The statuses that are known.", ManyJson,
+                headers={"Retry-After": "Seconds, if Flutterwave could not be asked of all."},
+            ),
+        ), _FRESHNESS,
         parameters=in_query("merchant"),
         body=WantedJson,
         body_too={"anyOf": [_some("ids"), _some("tx_refs")]},
@@ -124,7 +130,7 @@ OPERATIONS = (
     ),
     Operation(
         "GET", "/api/payments/{id}", "Details of a payment", "payments", "read",
-        (Answer(200, "What is known of it.", DetailsJson),),
+        (Answer(200, "What is known of it.", DetailsJson, headers=_LATER),),
         parameters=(in_path("id"), *in_query("kind", "merchant")),
         refuses=("invalid_id", "invalid_kind", *_UNKNOWN),
         examples=(
@@ -133,7 +139,11 @@ OPERATIONS = (
     ),
     Operation(
         "GET", "/api/payments/by-ref/{tx_ref}", "Details of a reference", "payments", "read",
-        (Answer(200, "The reference, and the attempt that decides it.", DetailsJson),),
+        (
+            Answer(
+                200, "The reference, and the attempt that decides it.", DetailsJson, headers=_LATER
+            ),
+        ),
         parameters=(in_path("tx_ref"), *in_query("merchant")),
         refuses=("invalid_tx_ref", *_UNKNOWN),
         examples=(
