@@ -27,9 +27,10 @@ async def serve(settings: Settings, stop: asyncio.Event) -> None:
     child = CHILD in sys.argv[1:]
     async with open_resources(settings) as resources:
         try:
+            await resources.store.ping()
             await resources.feed.catch_up()  # before anybody can listen: news begins here
         except TransientError as e:
-            log.warning("feed_behind", reason=e.reason)
+            log.warning("database_not_ready", reason=e.reason, detail=str(e))
         runner = await listen(
             make_app(resources),
             settings.host,

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from paystate.audit import open_audit
 from paystate.cache.reports import Reporter
+from paystate.errors import StoreUnavailable
 from paystate.health import health_routes
 from paystate.heartbeat import HEARTBEAT_S, beat
 from paystate.logs import logger
@@ -36,6 +37,10 @@ async def run(settings: Settings, stop: asyncio.Event) -> None:
         runner = await listen(
             app, settings.host, settings.worker_port, settings.stop_grace_s, setting="WORKER_PORT"
         )
+        try:
+            await resources.store.ping()
+        except StoreUnavailable as e:
+            log.warning("database_not_ready", reason=e.reason, detail=str(e))
         queue = QueueLoop(
             resources.queue, resources.settler, resources.keys, stop, jobs=settings.worker_jobs
         )

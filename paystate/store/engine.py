@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from paystate.errors import StoreUnavailable
 from paystate.store.lanes import Lanes
+from paystate.store.revision import not_migrated
 from paystate.values import POOLER, TLS_PARAMETERS
 
 __all__ = ["Database", "async_url", "open_database"]
@@ -32,6 +33,9 @@ _RUN_AGAIN = frozenset({"40P01", "40001"})
 # Server shutting down, crash, cannot connect now, read only (a demoted primary), statement or lock
 # timeout, too many clients, out of disk or memory: the statement is sound, the database is not.
 _UNAVAILABLE = ("57", "08", "25", "53", "55P03", "58", "XX")
+# undefined_table, undefined_column; SQLite has words for them.
+_NOT_MIGRATED = ("42P01", "42703")
+_NOT_MIGRATED_WORDS = ("no such table", "no such column", "has no column named")
 # Each retry is a whole transaction; a failover that takes longer is an outage, answered as one.
 _TRIES = 4
 
@@ -152,22 +156,30 @@ def _may_run_again(error: BaseException) -> bool:
 
 
 def _convert(error: BaseException) -> None:
-    """Raise StoreUnavailable if `error` means the database, not the statement, is at fault."""
+    """Raise StoreUnavailable if `error` means the database, not the statement, is at fault.
+
+    Tables that are not there, or not those of this release, are the database's: they come with a
+    migration, and until then nothing that waits may be given up for it.
+    """
     if not isinstance(error, DBAPIError):
         raise StoreUnavailable("database_unreachable") from error
     state = _sqlstate(error)
     if state not in _RUN_AGAIN:
         _convert_state(state, error)
     lost = error.connection_invalidated or state in _RUN_AGAIN
-    # SQLite has no codes: a missing table is the caller's, anything else is the file's.
-    missing = "no such table" in str(getattr(error, "orig", ""))
-    unnamed = not state and isinstance(error, (OperationalError, InterfaceError)) and not missing
+    # SQLite has no codes.
+    unnamed = not state and isinstance(error, (OperationalError, InterfaceError))
+    said = str(getattr(error, "orig", ""))
+    if unnamed and any(words in said for words in _NOT_MIGRATED_WORDS):
+        raise not_migrated() from error
     if lost or unnamed:
         raise StoreUnavailable("database_unavailable") from error
 
 
 def _convert_state(state: str, error: BaseException) -> None:
     """Raise StoreUnavailable if SQLSTATE `state` says that the database is at fault."""
+    if state in _NOT_MIGRATED:
+        raise not_migrated() from error
     if state.startswith(_UNAVAILABLE):
         reason = "database_read_only" if state == "25006" else "database_unavailable"
         raise StoreUnavailable(reason) from error

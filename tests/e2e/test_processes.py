@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -24,6 +25,7 @@ from paystate.flutterwave.sandbox.server import RunningSandbox
 from paystate.flutterwave.signatures import V3_HEADER, V4_HEADER, sign_v4
 from paystate.keys import Entity
 from paystate.store import open_store
+from paystate.store.migrate import upgrade_async
 from tests.harness import make_payment, new_id, open_provider, provider_settings
 from tests.parts import Part, start_part
 from tests.servers import OwnValkey
@@ -373,3 +375,25 @@ async def test_a_worker_finds_a_payment_of_which_no_webhook_came(
         async with open_store(sqlite_url, pool=1, timeout_s=10) as store:
             reference = Entity.reference("default", "order-lost")
             assert (await store.states([reference]))[reference].status == "successful"
+
+
+async def test_processes_that_were_started_too_soon_say_what_to_run_and_work_after_it(
+    tmp_path: Path, own_valkey: OwnValkey
+) -> None:
+    """Without the tables nobody is told that all is well, and nothing ends or breaks."""
+    database = f"sqlite:///{tmp_path / 'paystate.db'}"
+    async with deploy(database, own_valkey, CONFIRM="never") as deployment:
+        for part in (deployment.web, deployment.worker):
+            line = await part.event("database_not_ready", reason="database_not_migrated")
+            assert "run `paystate migrate`" in line["detail"]
+        outside, number = deployment.outside, new_id()
+        ready = f"{outside.url}/readyz"
+        async with outside.session.get(ready) as answer:
+            assert answer.status == 503
+        assert await outside.webhook(bodies.v3_charge(id=number)) == 503
+        await upgrade_async(database)
+        async with outside.session.get(ready) as answer:
+            assert answer.status == 200
+        assert await outside.webhook(bodies.v3_charge(id=number)) == 200
+        await deployment.told(number, "successful")
+        assert "Traceback" not in deployment.web.log + deployment.worker.log

@@ -314,8 +314,10 @@ async def test_nothing_forbidden_is_kept_with_sqlite(
         kept = await _keys_and_values(_with_password(guarded_valkey))
         path = sqlite_url.removeprefix("sqlite:///")
         # From here on nothing can be recorded, and whoever says so has the content at hand.
-        sqlite3.connect(path).execute("ALTER TABLE details RENAME TO away").connection.close()
-        sqlite3.connect(path).execute("ALTER TABLE inbox RENAME TO gone").connection.close()
+        sqlite3.connect(path).executescript(
+            "ALTER TABLE details RENAME TO away;"
+            "CREATE TRIGGER refuse BEFORE INSERT ON inbox BEGIN SELECT RAISE(ABORT, 'refused'); END"
+        ).connection.close()
         refused = await run.exchange(_webhook(bodies.encode(tainted(bodies.v3_charge(id=9)))))
         assert refused.status == 503
         guarded_valkey.kill()
@@ -343,7 +345,8 @@ async def test_nothing_forbidden_is_kept_with_postgresql(
         connection = await asyncpg.connect(postgres_url)
         try:
             kept += await _rows(connection)
-            await connection.execute("ALTER TABLE inbox RENAME TO gone")
+            # Its refusal quotes the row.
+            await connection.execute("ALTER TABLE inbox ADD CHECK (state = 'none') NOT VALID")
             refused = await run.exchange(_webhook(bodies.encode(tainted(bodies.v3_charge(id=9)))))
             assert refused.status == 503
             await connection.execute("CHECKPOINT")

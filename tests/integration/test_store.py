@@ -1532,6 +1532,29 @@ async def test_a_database_that_is_not_migrated_says_so(
     assert "paystate migrate" in str(caught.value)
 
 
+@pytest.mark.parametrize(("held", "enough"), [("0007", False), ("9999", True)])
+async def test_the_schema_of_an_earlier_release_is_not_enough_and_that_of_a_later_is(
+    store: Store, database_url: str, held: str, enough: bool
+) -> None:
+    """A process that would fail takes nobody's place; one that is replaced works to its end."""
+    await execute(database_url, f"UPDATE alembic_version SET version_num = '{held}'")
+    if enough:
+        await store.ping()
+        return
+    with pytest.raises(StoreUnavailable, match="run `paystate migrate`") as caught:
+        await store.ping()
+    assert caught.value.reason == "database_not_migrated"
+
+
+async def test_a_column_that_a_migration_would_bring_is_the_databases_fault(
+    store: Store, database_url: str
+) -> None:
+    """Nothing is refused for good because a release was not migrated."""
+    await execute(database_url, "ALTER TABLE changes RENAME COLUMN previous_status TO earlier")
+    with pytest.raises(StoreUnavailable, match="run `paystate migrate`"):
+        await store.acknowledge([event("e1")])
+
+
 Question = Callable[[Store], Awaitable[Any]]
 EVERYTHING_ASKED: dict[str, Question] = {
     "acknowledge": lambda store: store.acknowledge([event("e1")]),
@@ -1549,6 +1572,18 @@ EVERYTHING_ASKED: dict[str, Question] = {
     "gauges": lambda store: store.gauges(),
     "ping": lambda store: store.ping(),
 }
+
+
+@KINDS
+async def test_every_question_to_a_database_without_tables_says_what_to_run(
+    request: pytest.FixtureRequest, tmp_path: Path, kind: str
+) -> None:
+    """A process that was started too soon waits for the migration, and gives nothing up for it."""
+    url = await unmigrated(request, tmp_path, kind)
+    async with open_store(url, pool=5, timeout_s=10) as store:
+        for ask in EVERYTHING_ASKED.values():
+            with pytest.raises(StoreUnavailable, match="run `paystate migrate`"):
+                await ask(store)
 
 
 async def drivers_have_ended() -> None:
