@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -32,6 +33,10 @@ from tests.servers import OwnValkey, free_port
 from tests.unit import bodies
 
 _DOCS = ROOT / "docs"
+_MISSING = [tool for tool in ("curl", "openssl") if shutil.which(tool) is None]
+_NEEDED = pytest.mark.skipif(
+    bool(_MISSING), reason=f"not installed: {_MISSING}; see deploy/debian-packages.txt"
+)
 _GUIDES = sorted((_DOCS / "how-to").glob("*.md"))
 
 
@@ -116,6 +121,7 @@ def _call(environ: dict[str, str], *command: str) -> str:
     return done.stdout
 
 
+@_NEEDED
 @pytest.mark.parametrize("page", _GUIDES, ids=lambda page: page.stem)
 async def test_the_commands_of_a_guide_do_what_it_says(
     page: Path, host: Host, programs: Path, cluster: Cluster, tmp_path: Path

@@ -47,8 +47,10 @@ class Behind:
 
 
 @asynccontextmanager
-async def example(behind: Behind, folder: Path) -> AsyncIterator[str]:
-    """Run nginx by the example, over plain HTTP and with short times, and give its socket."""
+async def example(
+    behind: Behind, folder: Path, changes: dict[str, str] | None = None
+) -> AsyncIterator[str]:
+    """Run nginx by the example, over plain HTTP and with `changes`, and give its socket."""
     app = web.Application(client_max_size=2**20)
     app.add_routes(
         [
@@ -65,7 +67,7 @@ async def example(behind: Behind, folder: Path) -> AsyncIterator[str]:
         "server 127.0.0.1:8080": f"server 127.0.0.1:{runner.addresses[0][1]}",
         "listen 80;": f"listen unix:{other};",
         "listen 443 ssl;": f"listen unix:{address};",
-        "client_header_timeout 10s;": "client_header_timeout 200ms;",
+        **(changes or {}),
     })  # fmt: skip
     nginx = await asyncio.create_subprocess_exec(
         find("nginx") or "nginx", "-p", str(folder), "-c", str(path), "-g", "daemon off;",
@@ -94,7 +96,7 @@ async def _listening(address: str, nginx: asyncio.subprocess.Process) -> None:
 
 
 async def test_nginx_passes_what_it_should_and_nothing_else(scratch: Path) -> None:
-    """Bodies and paths as they came, up to the limit; events at once; half a head not for long."""
+    """Bodies and paths as they came, up to the limit; events at once."""
     behind = Behind()
     limit = default("MAX_BODY_BYTES")
     async with (
@@ -125,6 +127,10 @@ async def test_nginx_passes_what_it_should_and_nothing_else(scratch: Path) -> No
             behind.go_on.set()
             assert await response.content.read() == b"event: change\n\n"
 
+
+async def test_nginx_does_not_wait_long_for_the_rest_of_a_head(scratch: Path) -> None:
+    soon = {"client_header_timeout 10s;": "client_header_timeout 200ms;"}
+    async with asyncio.timeout(HANGS_S), example(Behind(), scratch, soon) as address:
         reader, writer = await asyncio.open_unix_connection(address)
         writer.write(b"GET /api/changes HTTP/1.1\r\nHost: h")
         assert await reader.read() == b""  # closed
