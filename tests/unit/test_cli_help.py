@@ -84,6 +84,44 @@ def test_an_example_with_an_option_that_is_not_there_would_be_seen() -> None:
         _parse("lookup", _arguments("paystate lookup 1 --x", "lookup"))
 
 
+def _told(text: str) -> Iterator[str]:
+    """Yield the commands that a page has its reader type, each from its `paystate` on."""
+    blocks = re.findall(r"^```(?:sh|console|)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
+    spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
+    for line in [*"\n".join(blocks).splitlines(), *spans]:
+        found = re.search(r"(?:^|\s|bin/|\$\()(paystate [a-z].*?)(?:\s+#|\s{3,}|;|$)", line)
+        if found and " import " not in line:
+            yield found[1]
+
+
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "deploy/README.md")),
+    *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "docs/how-to").glob("*.md")),
+]  # fmt: skip
+
+
+def test_every_command_in_the_documents_parses() -> None:
+    """Those of guides are run as well; of the others, none has an option that is not there."""
+    wrong, seen = [], set()
+    for page in PAGES:
+        for line in _told(page.read_text("utf-8")):
+            words = shlex.split(line.replace("INBOX_ID", "41"))
+            name = next((n for n in NAMES if words[1 : 1 + len(n.split())] == n.split()), None)
+            if name is None:
+                wrong.append(f"{page.name}: {line}: no such command")
+                continue
+            seen.add(name)
+            try:
+                _parse(name, _arguments(shlex.join(words), name))
+            except click.exceptions.Exit:
+                pass  # it was asked for its help
+            except click.UsageError as e:
+                wrong.append(f"{page.name}: {line}: {e.format_message()}")
+    assert wrong == []
+    assert set(NAMES) - seen == set()
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_every_command_lists_its_exit_codes(name: str) -> None:
     """Each has the one meaning that the code has everywhere, told for that command."""
