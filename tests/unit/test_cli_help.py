@@ -89,10 +89,10 @@ def _told(text: str) -> Iterator[str]:
     blocks = re.findall(r"^```(?:sh|console|)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     prose = re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL)
     spans = [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", prose)]
-    for line in [*"\n".join(blocks).splitlines(), *spans]:
-        found = re.search(r"(?:^|\s|bin/|\$\()(paystate [a-z].*?)(?:\s+#|\s{3,}|;|$)", line)
-        if found and " import " not in line:
-            yield found[1]
+    for line in [*"\n".join(blocks).replace("\\\n", " ").splitlines(), *spans]:
+        for found in re.findall(r"(?:^|[\s(/])(paystate [a-z-]+ ?[^#;|)\n]*)", line):
+            if " import " not in found and "kubectl" not in line:
+                yield re.split(r"\s{3,}", found)[0]
 
 
 PAGES = [
