@@ -251,4 +251,7 @@ def _not_found(outcome: Outcome, retry_after_s: float | None) -> PaymentNotFound
             "nothing is known of it here, and Flutterwave could not be asked yet; ask again",
             retry_after_s=retry_after_s or 1.0,
         )
-    return PaymentNotFound("unknown_payment", "neither we nor Flutterwave know it")
+    said = "neither we nor Flutterwave know it"
+    if outcome is Outcome.IMPOSSIBLE:
+        said = "nothing is known of it here, and there are no credentials to ask Flutterwave with"
+    return PaymentNotFound("unknown_payment", said)

@@ -164,6 +164,15 @@ async def test_not_found_is_believed_for_a_while(open_process: Opener) -> None:
         assert (reference.status, reference.reason) == (404, "unknown_payment")
 
 
+async def test_where_nobody_can_be_asked_flutterwave_is_not_said_to_have_been(
+    open_process: Opener,
+) -> None:
+    async with open_world(open_process) as world:
+        answer = await world.get(f"/api/payments/{new_id()}/status")
+        assert (answer.status, answer.reason) == (404, "unknown_payment")
+        assert "no credentials" in answer.body["detail"]
+
+
 async def test_an_unknown_reference_is_asked_of_the_provider(open_process: Opener) -> None:
     async with (
         open_provider() as sandbox,
