@@ -243,6 +243,25 @@ async def _greet(plan: Plan, data: DataDir) -> None:
 
     example = await asyncio.to_thread(make_example, plan)
     _print(banner(plan, data, example))
+    for trouble in await asyncio.to_thread(_troubles, plan.running.web):
+        _write("dev", trouble)
+
+
+def _troubles(url: str) -> list[str]:
+    """Return what the web process at `url` has to do without, for now, and what to do about it."""
+    from paystate.cli.client import Unreachable, request  # noqa: PLC0415
+
+    try:
+        said = request("GET", f"{url}/readyz", timeout_s=10.0).json()
+    except Unreachable:
+        return []
+    settings = {"cache": "CACHE_URL", "queue": "QUEUE_URL (else CACHE_URL)"}
+    return [
+        f"the {part} cannot be used ({said[part]}). Does it run, and is {setting} right? "
+        "`paystate doctor` looks closer"
+        for part, setting in settings.items()
+        if said.get(part, "ok") != "ok"
+    ]
 
 
 def _write(name: str, line: str) -> None:

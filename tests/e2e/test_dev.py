@@ -163,6 +163,14 @@ def test_after_a_supervisor_that_was_killed_the_next_start_finds_everything(tmp_
         dev.look_up_until(sent["id"], is_settled)
 
 
+def test_a_cache_of_ones_own_that_is_away_is_named_with_its_setting(tmp_path: Path) -> None:
+    """It starts all the same: the database answers."""
+    away = {"CACHE_URL": "redis://127.0.0.1:1/0"}
+    with running(tmp_path / "data", "--no-traffic", **away) as dev:
+        assert "is CACHE_URL right? `paystate doctor`" in dev.wait_for("the cache cannot be used")
+        assert "QUEUE_URL" in dev.wait_for("the queue cannot be used")
+
+
 def test_a_folder_has_one_owner(tmp_path: Path) -> None:
     with running(tmp_path / "data", "--no-traffic") as dev:
         second = subprocess.run(
