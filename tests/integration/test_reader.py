@@ -472,7 +472,7 @@ async def _subscribe_again(reader: PaymentReader) -> None:
 
 async def test_nothing_is_kept_near_without_a_feed(redis: Redis, own_valkey: OwnValkey) -> None:
     """With the server gone there is no answer, rather than the one from before."""
-    async with reading(own_valkey.url, timeout_s=0.2, silence_s=60) as (reader, probe):
+    async with reading(own_valkey.url, silence_s=60) as (reader, probe):
         async with AsyncExitStack() as stack:
             client = Redis.from_url(own_valkey.url)
             stack.push_async_callback(client.aclose)
