@@ -8,6 +8,7 @@ show that they are set, never what they are.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, field, fields
 from typing import Any
@@ -21,6 +22,8 @@ from paystate.ttl import TtlPolicy
 from paystate.values import Unusable, mask_url
 
 __all__ = ["Role", "Settings", "describe", "load"]
+
+_WORD = re.compile(r"\w+")
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,9 @@ def load(environ: Mapping[str, str] | None = None, *, role: Role = Role.TOOL) ->
             problems.append(f"{name} is not valid")  # its text may quote the value
     settings = Settings(**values)
     settings = Settings(**values, merchants=_merchants(settings, env, problems))
-    problems.extend(contradictions(settings, role))
+    # What could not be read has its default here, which contradicts nothing that was meant.
+    unread = {problem.partition(" ")[0] for problem in problems}
+    problems.extend(p for p in contradictions(settings, role) if not unread & set(_WORD.findall(p)))
     if problems:
         raise SettingsInvalid(problems)
     return settings

@@ -51,6 +51,13 @@ def test_settings_are_frozen() -> None:
         load({}).port = 1  # type: ignore[misc]
 
 
+def test_what_cannot_be_read_is_not_said_to_be_missing_as_well() -> None:
+    given = {"FLW_SECRET_HASH": " copied", "API_TOKENS": "a b ", "HOST": "0.0.0.0"}
+    problems = refused(given, Role.WEB).problems
+    assert [problem.partition(" ")[0] for problem in problems] == ["FLW_SECRET_HASH", "API_TOKENS"]
+    assert "spaces" in problems[0]
+
+
 def test_every_problem_is_reported_at_once() -> None:
     """Ten mistakes are ten lines of one refusal, each naming its variable."""
     wrong = {
