@@ -1,15 +1,13 @@
 """Connections to the database, set up on purpose, and the one place that runs a transaction.
 
 PostgreSQL: the primary only, READ COMMITTED, synchronous commit on, because the 200 that a webhook
-gets means *committed*. SQLite: write-ahead log, synchronous FULL, transactions that write take the
-lock when they begin, so that none fails half way.
+gets means *committed*. What SQLite needs for the same is in `sqlite.py`.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import asyncpg
@@ -22,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from paystate.errors import StoreUnavailable
 from paystate.store.lanes import Lanes
 from paystate.store.revision import not_migrated
+from paystate.store.sqlite import Threads, open_sqlite
 from paystate.values import POOLER, TLS_PARAMETERS
 
 __all__ = ["Database", "async_url", "open_database"]
@@ -38,6 +37,8 @@ _NOT_MIGRATED = ("42P01", "42703")
 _NOT_MIGRATED_WORDS = ("no such table", "no such column", "has no column named")
 # Each retry is a whole transaction; a failover that takes longer is an outage, answered as one.
 _TRIES = 4
+# A connection that somebody still uses when the database is closed holds that up no longer.
+_STILL_IN_USE_S = 5.0
 
 
 def async_url(url: str) -> URL:
@@ -57,9 +58,15 @@ class Database:
     """An engine and the rules for using it."""
 
     def __init__(
-        self, engine: AsyncEngine, lanes: Lanes | None = None, *, pooled: bool = False
+        self,
+        engine: AsyncEngine,
+        lanes: Lanes | None = None,
+        *,
+        pooled: bool = False,
+        threads: Threads | None = None,
     ) -> None:
         self.engine = engine
+        self._threads = threads
         self._pooled = pooled
         self.dialect: str = engine.dialect.name
         self.lanes = lanes if lanes is not None and lanes.most else None
@@ -142,6 +149,8 @@ class Database:
         if self.lanes is not None:
             self.lanes.close()
         await self.engine.dispose()
+        if self._threads is not None:
+            await self._threads.ended(timeout_s=_STILL_IN_USE_S)
 
 
 def _sqlstate(error: BaseException) -> str:
@@ -207,7 +216,8 @@ def open_database(url: str, *, pool: int, timeout_s: float) -> Database:
     """Return a database for `url` with up to `pool` connections; connects when first used."""
     target = async_url(url)
     if target.get_backend_name() == "sqlite":
-        return Database(_sqlite(target, pool, timeout_s))
+        on_disk, threads = open_sqlite(target, pool, timeout_s)
+        return Database(on_disk, threads=threads)
     pooled = POOLER in make_url(url).query
     engine = create_async_engine(
         target,
@@ -269,31 +279,3 @@ def _refuse_unfit(connection: Any, _record: Any) -> None:
         cursor.close()
         # The question has begun a transaction. Whoever goes past SQLAlchemy would not end it.
         connection.rollback()
-
-
-def _sqlite(target: URL, pool: int, timeout_s: float) -> AsyncEngine:
-    if target.database and target.database != ":memory:":
-        Path(target.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(
-        target,
-        pool_size=pool,
-        max_overflow=0,
-        pool_timeout=timeout_s,
-        hide_parameters=True,
-        connect_args={"timeout": timeout_s, "isolation_level": None},
-    )
-    event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-    event.listen(engine.sync_engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: Any, _record: Any) -> None:
-    cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin_sqlite(connection: Any) -> None:
-    write = connection.get_execution_options().get("paystate_write", False)
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN DEFERRED")
