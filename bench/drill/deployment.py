@@ -20,8 +20,9 @@ from typing import Any
 
 import aiohttp
 
+from bench.ports import free_port
 from bench.proxy import Proxy
-from bench.servers import HANGS_S, LOOK_AGAIN_S, Child, Postgres, Valkey, free_port
+from bench.servers import HANGS_S, LOOK_AGAIN_S, Child, Postgres, Valkey
 from bench.topologies import Cluster, SentinelTopology
 from paystate.flutterwave.sandbox.config import SandboxConfig
 from paystate.flutterwave.sandbox.server import RunningSandbox, open_sandbox

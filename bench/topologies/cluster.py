@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import redis
 
-from bench.topologies.nodes import HOST, Node, Topology, eventually, free_port
+from bench.ports import HOST, free_port
+from bench.topologies.nodes import Node, Topology, eventually
 
 __all__ = ["SLOTS", "Cluster"]
 

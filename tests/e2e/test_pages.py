@@ -18,11 +18,12 @@ import pytest
 import pytest_asyncio
 
 from bench.browser import Browser, Page, find_chromium, open_browser
+from bench.ports import free_port
 from paystate.flutterwave.signatures import V3_HEADER
 from paystate.store.migrate import upgrade_async
 from tests.harness import new_id
 from tests.parts import Part, start_part
-from tests.servers import OwnValkey, free_port
+from tests.servers import OwnValkey
 from tests.unit import bodies
 
 SECRET = "pages-secret-hash"

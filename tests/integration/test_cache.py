@@ -19,6 +19,7 @@ import orjson
 import pytest
 from redis.asyncio import Redis
 
+from bench.ports import free_port
 from paystate.cache.answers import Hit, Miss
 from paystate.cache.reports import REPORT
 from paystate.cache.scripts import FILL, GET, KEEP, MARK, PUT, run
@@ -932,7 +933,7 @@ async def test_a_crowd_is_marked_and_put_in_few_calls(cache: StatusCache) -> Non
 
 async def test_keys_that_are_not_on_one_server_are_written_one_by_one() -> None:
     """As behind a proxy that hides a cluster: what it refuses is done, and not tried again."""
-    server = OwnValkey(**{"cluster-enabled": "yes"})
+    server = OwnValkey(**{"cluster-enabled": "yes", "cluster-port": str(free_port())})
     server.start()
     try:
         async with client_of(server) as redis:

@@ -16,7 +16,8 @@ import asyncpg
 import pytest
 from aiohttp import web
 
-from bench.topologies.nodes import Node, free_port
+from bench.ports import free_port
+from bench.topologies.nodes import Node
 from paystate.connections import connect
 from paystate.doctor import Finding, Options, Outcome, examine, open_case
 from paystate.flutterwave.sandbox.server import RunningSandbox

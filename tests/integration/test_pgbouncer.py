@@ -22,6 +22,7 @@ import pytest
 from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from bench.ports import free_port
 from bench.servers import before_exec
 from paystate.errors import SettingsInvalid, StoreUnavailable
 from paystate.settings import Role, load
@@ -29,7 +30,7 @@ from paystate.store import open_store
 from paystate.store.migrate import upgrade_async
 from tests.conftest import Opener
 from tests.harness import new_id, open_world
-from tests.servers import Postgres, free_port
+from tests.servers import Postgres
 from tests.unit import bodies
 
 _PROGRAM = shutil.which("pgbouncer") or shutil.which("pgbouncer", path="/usr/sbin")

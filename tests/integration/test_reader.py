@@ -17,6 +17,7 @@ import pytest
 from aiohttp import web
 from redis.asyncio import Redis
 
+from bench.ports import free_port
 from paystate.cache.answers import Miss
 from paystate.cache.statuses import StatusCache
 from paystate.changes import Change, Cursor
@@ -39,7 +40,7 @@ from paystate.status import Status, is_terminal
 from paystate.ttl import DEFAULT_TTL
 from tests.conftest import Opener
 from tests.harness import TOKEN, World, new_id, open_world
-from tests.servers import OwnValkey, free_port
+from tests.servers import OwnValkey
 from tests.unit import bodies
 
 # Not a measure of speed: without it a test that waits for what never comes would wait for ever.

