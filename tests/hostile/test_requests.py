@@ -95,7 +95,10 @@ def _is_refusal(reply: Reply, *, has_body: bool = True) -> bool:
 
 
 async def _expiring(redis: Redis, keys: set[bytes]) -> bool:
-    return all([0 < await redis.pttl(key) < 120_000 for key in keys])
+    """Say whether each of `keys` is kept for a moment, or is gone by now."""
+    most_ms = {key: 15 * 60_000 if key in _OF_KNOWN else 120_000 for key in keys}
+    left_ms = {key: await redis.pttl(key) for key in keys}
+    return all(left_ms[key] != -1 and left_ms[key] <= most_ms[key] for key in keys)
 
 
 def _question(target: bytes) -> bytes:
