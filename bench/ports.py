@@ -8,6 +8,7 @@ however it ends.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import functools
 import itertools
@@ -45,6 +46,7 @@ def _block() -> tuple[socket.socket, Iterator[int]]:
     for first in random.sample(firsts, len(firsts)):
         with contextlib.suppress(OSError):
             held.bind((HOST, first))
+            atexit.register(held.close)
             return held, itertools.cycle(range(first, first + _BLOCK))
     held.close()
     raise RuntimeError("every block of ports is held by a process")
