@@ -14,6 +14,7 @@ from paystate.logs import logger, place_of
 from paystate.metrics import Metrics
 from webhook_server.front import take_failure
 from webhook_server.problems import from_error, problem
+from webhook_server.sse import StreamBroken
 
 __all__ = ["LOG_FIELDS", "surround"]
 
@@ -56,14 +57,30 @@ def _http_problem(error: web.HTTPException) -> web.Response:
     return problem(error.status, reason, detail, headers)
 
 
-def _unheard(request: web.Request, error: ConnectionError) -> web.Response:
-    """Return what is counted where the caller has gone; raise `error` if it has not.
-
-    A page was closed: nobody is there to answer, and aiohttp would call it an error of ours.
-    """
-    if request.transport is not None and not request.transport.is_closing():
-        raise error
-    return web.Response(status=CALLER_GONE)
+def _answer_to(
+    error: Exception, request: web.Request, fields: dict[str, object]
+) -> web.StreamResponse:
+    """Return what a request is answered that ended in `error`; `fields` go into its line."""
+    match error:
+        case PaystateError():
+            fields["reason"] = error.reason
+            return from_error(error)
+        case web.HTTPException():
+            return _http_problem(error)
+        case StreamBroken():
+            fields["reason"] = error.reason
+            if request.transport is not None:
+                request.transport.abort()
+            return web.Response(status=CALLER_GONE)
+        case TimeoutError():
+            fields["reason"] = "slow_body"
+            return problem(408, "slow_body", "the body took too long to arrive")
+        case ConnectionError() if request.transport is None or request.transport.is_closing():
+            fields["reason"] = "caller_gone"
+            return web.Response(status=CALLER_GONE)
+    # The message may quote what was sent; its type and place do not.
+    log.error("request_broke", error=type(error).__name__, where=place_of(error))
+    return problem(500, "internal_error", "a fault of ours; it has been logged")
 
 
 def surround(
@@ -89,21 +106,8 @@ def surround(
                 raise failure.error
             await admit(request)
             response = await handler(request)
-        except PaystateError as e:
-            fields["reason"] = e.reason
-            response = from_error(e)
-        except web.HTTPException as e:
-            response = _http_problem(e)
-        except TimeoutError:
-            fields["reason"] = "slow_body"
-            response = problem(408, "slow_body", "the body took too long to arrive")
-        except ConnectionError as e:
-            response = _unheard(request, e)
-            fields["reason"] = "caller_gone"
         except Exception as e:
-            # The message may quote what was sent; its type and place do not.
-            log.error("request_broke", error=type(e).__name__, where=place_of(e))
-            response = problem(500, "internal_error", "a fault of ours; it has been logged")
+            response = _answer_to(e, request, fields)
         resource = request.match_info.route.resource
         route = resource.canonical if resource is not None else "unmatched"
         counter = counters.get((route, response.status))

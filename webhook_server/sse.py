@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-__all__ = ["KEEP_ALIVE_S", "end", "open_stream", "send", "still_here"]
+__all__ = ["KEEP_ALIVE_S", "StreamBroken", "end", "open_stream", "send", "still_here"]
 
 # Below the 30 s after which common proxies close a connection that says nothing.
 KEEP_ALIVE_S = 15.0
@@ -23,19 +25,41 @@ _HEADERS = {
 }
 
 
+class StreamBroken(Exception):
+    """The client has gone, or does not read: `reason`."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
 async def open_stream(
     request: web.Request, headers: dict[str, str] | None = None
 ) -> web.StreamResponse:
-    """Begin the answer to `request`; `headers` stand in place of the usual ones."""
+    """Begin the answer to `request`; `headers` stand in place of the usual ones.
+
+    Raises StreamBroken, as whatever writes to a stream does.
+    """
     stream = web.StreamResponse(headers={**_HEADERS, **(headers or {})})
     await stream.prepare(request)
     await _write(stream, b"retry: %d\n\n" % RETRY_MS)
     return stream
 
 
-async def _write(stream: web.StreamResponse, data: bytes) -> None:
+@asynccontextmanager
+async def _heard() -> AsyncIterator[None]:
     """Write, but not for ever: a client that does not read loses its connection."""
-    async with asyncio.timeout(WRITE_TIMEOUT_S):
+    try:
+        async with asyncio.timeout(WRITE_TIMEOUT_S):
+            yield
+    except ConnectionError as e:
+        raise StreamBroken("caller_gone") from e
+    except TimeoutError as e:
+        raise StreamBroken("caller_does_not_read") from e
+
+
+async def _write(stream: web.StreamResponse, data: bytes) -> None:
+    async with _heard():
         await stream.write(data)
 
 
@@ -55,5 +79,6 @@ async def send(
 async def end(stream: web.StreamResponse, why: str) -> web.StreamResponse:
     """Say why the stream ends; the client comes back and goes on from its last id."""
     await send(stream, why, {"reason": why})
-    await stream.write_eof()
+    async with _heard():
+        await stream.write_eof()
     return stream

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from tests.conftest import Opener
 from tests.harness import TOKEN, World, new_id, open_world
 from tests.servers import OwnValkey
 from tests.unit import bodies
+from webhook_server import sse, streams
 
 # Not a measure of speed: it ends a test that would wait for ever.
 HANGS_S = 30
@@ -110,6 +112,14 @@ async def test_a_page_that_never_refreshes_sees_its_payment_settle(open_process:
                 assert seen[1][1]["previous_version"] == seen[0][1]["version"]
 
 
+async def _gone(world: World, route: str) -> None:
+    """Wait until a caller of `route` is counted as gone."""
+    gone = world.resources.metrics.requests.labels(route, 499)
+    async with asyncio.timeout(HANGS_S):
+        while not gone._value.get():
+            await world.get("/healthz", token=None)
+
+
 async def test_a_page_that_is_closed_is_no_error(
     open_process: Opener, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -122,10 +132,7 @@ async def test_a_page_that_is_closed_is_no_error(
             await page.next()
         await world.v3(bodies.v3_charge(id=number))
         await world.settle()
-        gone = world.resources.metrics.requests.labels("/api/payments/{id}/events", 499)
-        async with asyncio.timeout(HANGS_S):
-            while not gone._value.get():
-                await world.get("/healthz", token=None)
+        await _gone(world, "/api/payments/{id}/events")
         assert not [line for line in caplog.records if line.name.startswith("aiohttp")]
 
 
@@ -478,3 +485,33 @@ async def test_a_stream_that_lags_is_told_so_and_catches_up_where_it_was(
         async with stream(world, "/api/changes", **{"Last-Event-ID": start}) as events:
             told = {(await events.next())[1]["payment_id"] for _ in numbers}
         assert told == numbers
+
+
+async def test_a_reader_that_does_not_read_loses_its_connection(
+    open_process: Opener, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And is sent no second answer into its stream."""
+    monkeypatch.setattr(streams, "KEEP_ALIVE_S", 0.0)
+    monkeypatch.setattr(sse, "WRITE_TIMEOUT_S", 0.2)
+
+    async def much(told: Any) -> None:
+        await sse.send(told, "much", "x" * 1_000_000)
+
+    monkeypatch.setattr(streams, "still_here", much)
+    async with open_world(open_process) as world, feeding(world):
+        host, port = world.url.removeprefix("http://").split(":")
+        question = (
+            "GET /api/changes HTTP/1.1", f"Host: {host}", "Accept: text/event-stream",
+            f"Authorization: Bearer {TOKEN}",
+        )  # fmt: skip
+        loop = asyncio.get_running_loop()
+        with socket.socket() as client:
+            client.setblocking(False)
+            await loop.sock_connect(client, (host, int(port)))
+            await loop.sock_sendall(client, ("\r\n".join(question) + "\r\n\r\n").encode())
+            await _gone(world, "/api/changes")
+            read = b""
+            while some := await loop.sock_recv(client, 1 << 20):
+                read += some
+        assert read.count(b"HTTP/1.1") == 1
+        assert not read.endswith(b"\r\n0\r\n\r\n")  # which would be a good end
