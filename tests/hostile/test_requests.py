@@ -30,7 +30,7 @@ _OF_KNOWN = {
     _WANTED,
     *(f"flw:v1:tx:{KNOWN_ID}:{document}".encode() for document in ("details", "verification")),
 }
-_KNOWN = {f"charge:default:{KNOWN_ID}".encode(), f"ref:default:{KNOWN_REF}".encode()}
+_KNOWN = {f"charge:default:{KNOWN_ID}".encode(), f"reference:default:{KNOWN_REF}".encode()}
 _JOBS = re.compile(rb"flw:v1:queue|arq:job:settle:[0-9a-f:]+")
 
 
@@ -123,10 +123,7 @@ async def test_no_request_is_answered_with_a_5xx_or_leaves_a_row(
     assert (await kept.rows(), await kept.versions()) == before
     new = await kept.keys() - keys
     assert all(_KEY.fullmatch(key) for key in new - _OF_KNOWN), new
-    assert set(await redis.zrange(_WANTED, 0, -1)) <= {
-        f"charge:default:{KNOWN_ID}".encode(),
-        f"ref:default:{KNOWN_REF}".encode(),
-    }
+    assert set(await redis.zrange(_WANTED, 0, -1)) <= _KNOWN
     assert await _expiring(redis, new)
     if refused and reply.status != 404:
         assert new == set()
