@@ -133,7 +133,11 @@ async def test_an_event_has_one_trace_over_both_processes(
     assert rows == {requests[0]["inbox_id"]}
     for span in collector.spans:
         assert span.start_time_unix_nano <= span.end_time_unix_nano
+    for span in collector.spans:  # eight or sixteen bytes by chance, one of which may be an @
+        for name in ("trace_id", "span_id", "parent_span_id"):
+            span.ClearField(name)
     text = str(collector.spans)
+    assert spans["settle"].name in text
     assert SECRET not in text
     assert "@" not in text
 
