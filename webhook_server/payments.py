@@ -191,6 +191,9 @@ def _min_version(request: web.Request) -> int:
     return whole_number(request.query.get("min_version"), "min_version") or 0
 
 
+_FIELDS = ("ids", "tx_refs", "kind")
+
+
 async def _wanted(request: web.Request) -> tuple[list[str], list[str], EntityKind | None]:
     try:
         body = orjson.loads(await read_within(request, MOST_BYTES))
@@ -198,6 +201,8 @@ async def _wanted(request: web.Request) -> tuple[list[str], list[str], EntityKin
         raise Refused(400, "not_json", "the body is not JSON") from None
     if not isinstance(body, dict):
         raise Refused(400, "not_an_object", 'send {"ids": [...], "tx_refs": [...]}')
+    if body.keys() - _FIELDS:
+        raise Refused(400, "unknown_field", f"a body has just the fields {', '.join(_FIELDS)}")
     lists = []
     for name, read in (("ids", id_or_number), ("tx_refs", identifier)):
         values = body.get(name, [])

@@ -20,6 +20,7 @@ from paystate.errors import (
     SignatureRejected,
     TransientError,
 )
+from paystate.flutterwave.signatures import V3_HEADER, V4_HEADER
 from paystate.shapes import Bounded
 
 __all__ = ["ProblemJson", "Refused", "from_error", "problem"]
@@ -67,6 +68,20 @@ def problem(
     )
 
 
+# What to do about it, for whoever sets the webhook up; a forger learns nothing that is not public.
+_SIGNATURE = {
+    "missing": f"there is neither a {V4_HEADER} nor a {V3_HEADER} header: set a secret hash where "
+    "Flutterwave's dashboard has the webhook",
+    "repeated": "a signature header stands more than once: is there a proxy that adds one?",
+    "malformed": "the signature header is empty, or has no signature's form: is there a proxy that "
+    "changes it?",
+    "mismatch": "the signature is of no secret that this merchant has, or the body was changed on "
+    "its way: FLW_SECRET_HASH and the dashboard's secret hash must be the same",
+    "other_api": "this merchant takes the webhooks of the other API only: FLW_API, or `api` in "
+    "MERCHANTS_FILE, says which",
+}
+
+
 def _status(error: PaystateError) -> int:
     match error:
         case Refused():
@@ -93,4 +108,5 @@ def from_error(error: PaystateError) -> web.Response:
         retry_after_s = 1.0
     if retry_after_s is not None:
         headers["Retry-After"] = str(max(1, math.ceil(retry_after_s)))
-    return problem(_status(error), error.reason, str(error), headers)
+    detail = _SIGNATURE[error.reason] if isinstance(error, SignatureRejected) else str(error)
+    return problem(_status(error), error.reason, detail, headers)

@@ -206,12 +206,12 @@ async def _start(supervisor: Supervisor, plan: Plan, data: DataDir) -> None:
         )
         await _ready(valkey, lambda: embedded.is_ready(plan.valkey_port), hint)
     web = supervisor.start(plan.web)
-    worker = supervisor.start(plan.worker)
     await _ready(web, lambda: _answers(f"{plan.running.web}/readyz"))
-    await _ready(worker, lambda: _answers(f"{plan.worker_url}/readyz"))
-    if plan.sandbox is not None:
+    if plan.sandbox is not None:  # sends to the one and is asked by the other, from the beginning
         sandbox = supervisor.start(plan.sandbox)
         await _ready(sandbox, lambda: _answers(f"{plan.running.sandbox}/sandbox/payments?limit=1"))
+    worker = supervisor.start(plan.worker)
+    await _ready(worker, lambda: _answers(f"{plan.worker_url}/readyz"))
 
 
 async def _ready(

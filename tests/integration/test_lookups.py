@@ -285,6 +285,7 @@ async def test_many_at_once(open_process: Opener) -> None:
         assert answer.body["unknown"] == {"ids": ["nope"], "tx_refs": ["never"]}
         for body, reason in (
             ({}, "wrong_number"),
+            ({"ids": [number], "references": ["bulk/1"]}, "unknown_field"),
             ({"ids": 5}, "invalid_ids"),
             ({"ids": [""]}, "invalid_id"),
             ({"ids": [[1]]}, "invalid_id"),

@@ -55,12 +55,17 @@ async def test_what_is_not_signed_changes_nothing(open_process: Opener) -> None:
         good = sign_v4(raw, SECRET)
         refusals = {
             "missing": await world.send(raw, {}),
+            "malformed": await world.send(raw, {V4_HEADER: "x"}),
             "mismatch": await world.send(raw + b" ", {V4_HEADER: good}),
         }
         downgraded = await world.send(raw, {V4_HEADER: sign_v4(raw, "x"), V3_HEADER: SECRET})
         wrong = await world.v3(bodies.v3_charge(), secret="guess")
-        for reason, answer in refusals.items():
+        for reason, says in (
+            ("missing", "dashboard"), ("malformed", "proxy"), ("mismatch", "FLW_SECRET_HASH")
+        ):  # fmt: skip
+            answer = refusals[reason]
             assert (answer.status, answer.reason) == (401, reason)
+            assert says in answer.body["detail"]
         assert (downgraded.status, wrong.status) == (401, 401)
         assert await _inbox(world) == []
         assert (await world.get("/api/payments/chg_forged/status")).status == 404

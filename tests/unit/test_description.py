@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
+import orjson
 import pytest
 
+from paystate.errors import SignatureRejected
 from paystate.resources import open_resources
 from paystate.shapes import Bounded, Money
 from tests.conftest import settings_for
@@ -17,6 +20,7 @@ from webhook_server.app import make_app
 from webhook_server.description.problems import PROBLEMS, refusals
 from webhook_server.description.schemas import Schemas
 from webhook_server.description.table import OPERATIONS, TAGS
+from webhook_server.problems import from_error
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -133,3 +137,13 @@ async def test_every_route_is_described_and_every_description_has_its_route(
             if route.resource is not None and route.method not in ("HEAD", "*")  # * refuses
         }
     assert routes == {(one.method, one.path) for one in OPERATIONS}
+
+
+def test_each_refusal_of_a_signature_says_what_to_look_at() -> None:
+    """The reasons are those that the verifier raises, each with words of its own."""
+    source = (ROOT / "paystate" / "flutterwave" / "signatures.py").read_text("utf-8")
+    raised = set(re.findall(r'SignatureRejected\("(\w+)"\)', source))
+    for reason in raised:
+        document = orjson.loads(from_error(SignatureRejected(reason)).body)
+        assert document["detail"] != reason.replace("_", " "), reason
+    assert raised == {"missing", "repeated", "malformed", "mismatch", "other_api"}

@@ -114,9 +114,9 @@ OPERATIONS = (
         ), _FRESHNESS,
         parameters=in_query("merchant"),
         body=WantedJson,
-        body_too={"anyOf": [_some("ids"), _some("tx_refs")]},
-        refuses=("not_json", "not_an_object", "invalid_id", "invalid_tx_ref", "invalid_ids",
-                 "invalid_tx_refs", "invalid_kind", "wrong_number"),
+        body_too={"anyOf": [_some("ids"), _some("tx_refs")], "additionalProperties": False},
+        refuses=("not_json", "not_an_object", "unknown_field", "invalid_id", "invalid_tx_ref",
+                 "invalid_ids", "invalid_tx_refs", "invalid_kind", "wrong_number"),
         examples=(
             Example(
                 "A payment, a reference, and one that nobody knows",
