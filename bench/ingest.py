@@ -17,8 +17,8 @@ from bench.stage import SECRET, Stage, line_of, open_stage
 
 __all__ = ["arguments", "measure", "table"]
 
-ROUNDS = 3
-SECONDS = 4.0
+ROUNDS = 5
+SECONDS = 3.0
 CONNECTIONS = 256
 WARM_S = 1.5
 PATH = "/webhooks/flutterwave"
