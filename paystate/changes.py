@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from functools import lru_cache
+from types import NoneType
 from typing import Annotated, Any, NamedTuple, Self, TypedDict
 
 from paystate.keys import Entity, EntityKind
@@ -123,12 +124,17 @@ class Change(NamedTuple):
         for number in (version, previous_version):
             if type(number) is not int or not 0 <= number <= MOST:
                 raise ValueError("a version is a whole number of 64 bits")
-        own_id = data["tx_ref"] if kind is EntityKind.REFERENCE else data["payment_id"]
+        merchant, payment_id, tx_ref = data["merchant"], data["payment_id"], data["tx_ref"]
+        own_id, other = (
+            (tx_ref, payment_id) if kind is EntityKind.REFERENCE else (payment_id, tx_ref)
+        )
+        if not (_is_name(merchant) and _is_name(own_id) and type(other) in (str, NoneType)):
+            raise ValueError("a name is a text")
         previous = data["previous_status"]
         return cls(
-            entity=Entity(data["merchant"], kind, own_id),
-            payment_id=data["payment_id"],
-            tx_ref=data["tx_ref"],
+            entity=Entity(merchant, kind, own_id),
+            payment_id=payment_id,
+            tx_ref=tx_ref,
             status=Status(data["status"]),
             previous_status=Status(previous) if previous else None,
             terminal=bool(data["terminal"]),
@@ -137,3 +143,7 @@ class Change(NamedTuple):
             changed_ms=round(datetime.fromisoformat(data["changed_at"]).timestamp() * 1000),
             cursor=Cursor.parse(data["cursor"]),
         )
+
+
+def _is_name(value: object) -> bool:
+    return type(value) is str and value != ""

@@ -252,6 +252,7 @@ def seeds(name: str) -> list[bytes]:
         "change": [
             orjson.dumps(_CHANGE),
             orjson.dumps({**_CHANGE, "kind": "reference", "previous_status": "unknown"}),
+            orjson.dumps({**_CHANGE, "kind": "reference", "tx_ref": {}}),
             b'{"heartbeat":true,"at":"x"}',
         ],
         "settings": [

@@ -352,6 +352,18 @@ def test_an_unsound_change_is_refused(field: str) -> None:
         Change.from_json(sound)
 
 
+@pytest.mark.parametrize("field", ["merchant", "payment_id", "tx_ref"])
+@pytest.mark.parametrize("value", [{}, 5, ["a"], True])
+def test_a_change_of_something_that_has_no_name_is_refused(field: str, value: Any) -> None:
+    """Whoever hears it looks it up by its names, and a table of names takes texts alone."""
+    for entity, others in ((CHARGE, ("123", "order-1")), (REFERENCE, ("123", "order-1"))):
+        sound = Change(
+            entity, *others, Status.PENDING, None, False, 1, 0, 10**12, Cursor()
+        ).to_json()
+        with pytest.raises(ValueError, match=r"text"):
+            Change.from_json({**sound, field: value})
+
+
 def test_times_are_iso_in_utc() -> None:
     """Milliseconds since the epoch become ISO 8601 with a Z."""
     assert iso_utc(0) == "1970-01-01T00:00:00.000Z"
