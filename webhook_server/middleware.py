@@ -14,7 +14,7 @@ from paystate.logs import logger, place_of
 from paystate.metrics import Metrics
 from webhook_server.front import take_failure
 from webhook_server.problems import from_error, problem
-from webhook_server.sse import StreamBroken
+from webhook_server.sse import StreamUnread
 
 __all__ = ["LOG_FIELDS", "surround"]
 
@@ -67,8 +67,8 @@ def _answer_to(
             return from_error(error)
         case web.HTTPException():
             return _http_problem(error)
-        case StreamBroken():
-            fields["reason"] = error.reason
+        case StreamUnread():
+            fields["reason"] = "caller_does_not_read"
             if request.transport is not None:
                 request.transport.abort()
             return web.Response(status=CALLER_GONE)

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-__all__ = ["KEEP_ALIVE_S", "StreamBroken", "end", "open_stream", "send", "still_here"]
+__all__ = ["KEEP_ALIVE_S", "StreamUnread", "end", "open_stream", "send", "still_here"]
 
 # Below the 30 s after which common proxies close a connection that says nothing.
 KEEP_ALIVE_S = 15.0
@@ -25,12 +25,8 @@ _HEADERS = {
 }
 
 
-class StreamBroken(Exception):
-    """The client has gone, or does not read: `reason`."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+class StreamUnread(Exception):
+    """The client takes no bytes."""
 
 
 async def open_stream(
@@ -38,7 +34,7 @@ async def open_stream(
 ) -> web.StreamResponse:
     """Begin the answer to `request`; `headers` stand in place of the usual ones.
 
-    Raises StreamBroken, as whatever writes to a stream does.
+    Raises StreamUnread, and ConnectionError if the client has gone, as whatever writes does.
     """
     stream = web.StreamResponse(headers={**_HEADERS, **(headers or {})})
     await stream.prepare(request)
@@ -47,19 +43,17 @@ async def open_stream(
 
 
 @asynccontextmanager
-async def _heard() -> AsyncIterator[None]:
+async def _in_time() -> AsyncIterator[None]:
     """Write, but not for ever: a client that does not read loses its connection."""
     try:
         async with asyncio.timeout(WRITE_TIMEOUT_S):
             yield
-    except ConnectionError as e:
-        raise StreamBroken("caller_gone") from e
     except TimeoutError as e:
-        raise StreamBroken("caller_does_not_read") from e
+        raise StreamUnread from e
 
 
 async def _write(stream: web.StreamResponse, data: bytes) -> None:
-    async with _heard():
+    async with _in_time():
         await stream.write(data)
 
 
@@ -79,6 +73,6 @@ async def send(
 async def end(stream: web.StreamResponse, why: str) -> web.StreamResponse:
     """Say why the stream ends; the client comes back and goes on from its last id."""
     await send(stream, why, {"reason": why})
-    async with _heard():
+    async with _in_time():
         await stream.write_eof()
     return stream

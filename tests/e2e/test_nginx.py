@@ -89,7 +89,7 @@ async def _listening(address: str, nginx: asyncio.subprocess.Process) -> None:
         try:
             _, writer = await asyncio.open_unix_connection(address)
         except OSError:
-            await asyncio.sleep(0.01)
+            await asyncio.sleep(0.01)  # a socket tells nobody that it is open
         else:
             return writer.close()
     raise AssertionError("nginx has ended")
