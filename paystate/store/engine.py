@@ -35,6 +35,8 @@ _UNAVAILABLE = ("57", "08", "25", "53", "55P03", "58", "XX")
 # undefined_table, undefined_column; SQLite has words for them.
 _NOT_MIGRATED = ("42P01", "42703")
 _NOT_MIGRATED_WORDS = ("no such table", "no such column", "has no column named")
+# insufficient_privilege
+_FORBIDDEN = "42501"
 # Each retry is a whole transaction; a failover that takes longer is an outage, answered as one.
 _TRIES = 4
 # A connection that somebody still uses when the database is closed holds that up no longer.
@@ -189,6 +191,12 @@ def _convert_state(state: str, error: BaseException) -> None:
     """Raise StoreUnavailable if SQLSTATE `state` says that the database is at fault."""
     if state in _NOT_MIGRATED:
         raise not_migrated() from error
+    if state == _FORBIDDEN:
+        raise StoreUnavailable(
+            "database_forbids",
+            "the role of DATABASE_URL lacks a privilege: GRANT SELECT, INSERT, UPDATE, DELETE ON "
+            "ALL TABLES (alembic_version too) and USAGE ON ALL SEQUENCES in the schema",
+        ) from error
     if state.startswith(_UNAVAILABLE):
         reason = "database_read_only" if state == "25006" else "database_unavailable"
         raise StoreUnavailable(reason) from error

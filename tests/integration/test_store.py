@@ -11,12 +11,13 @@ from contextlib import asynccontextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import orjson
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import func, select, text
+from sqlalchemy import func, make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.changes import Change, Cursor
@@ -1553,6 +1554,23 @@ async def test_a_column_that_a_migration_would_bring_is_the_databases_fault(
     await execute(database_url, "ALTER TABLE changes RENAME COLUMN previous_status TO earlier")
     with pytest.raises(StoreUnavailable, match="run `paystate migrate`"):
         await store.acknowledge([event("e1")])
+
+
+async def test_a_role_that_may_not_is_told_what_to_grant(postgres_url: str) -> None:
+    """Nothing is refused for good because a right was forgotten."""
+    role = f"narrow_{uuid4().hex}"
+    await execute(
+        postgres_url,
+        f"CREATE ROLE {role} LOGIN",
+        f"GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}",
+        f"REVOKE SELECT ON alembic_version FROM {role}",
+    )
+    url = make_url(postgres_url).set(username=role).render_as_string()
+    async with open_store(url, pool=5, timeout_s=10) as store:
+        for ask in (store.ping, lambda: store.acknowledge([event("e1")])):
+            with pytest.raises(StoreUnavailable, match="GRANT") as caught:
+                await ask()
+            assert caught.value.reason == "database_forbids"
 
 
 Question = Callable[[Store], Awaitable[Any]]

@@ -91,6 +91,7 @@ PROBLEMS: dict[str, Problem] = {
     "database_read_only": Problem(503, "The database takes no writes now."),
     "database_is_a_replica": Problem(503, "The database is not the primary."),
     "database_commits_late": Problem(503, "The database confirms what it may still lose."),
+    "database_forbids": Problem(503, "The database's role lacks a privilege."),
     "database_not_migrated": Problem(503, "The tables are missing, or of an earlier release."),
     "overview_missing": Problem(503, "The numbers could not be read now."),
     "documents_failed": Problem(503, "The database has forgotten; the cache has not: do it again."),
