@@ -172,9 +172,10 @@ def _pool(target: RedisUrl, host: str, port: int, connections: int, timeout_s: f
 
 
 def _sentinel_pool(target: RedisUrl, connections: int, timeout_s: float) -> SentinelPool:
-    sentinels = Sentinel(  # type: ignore[no-untyped-call]
-        target.hosts, sentinel_kwargs=target.sentinel_options(timeout_s)
-    )
+    options = target.sentinel_options(timeout_s)
+    sentinels = Sentinel(target.hosts, sentinel_kwargs=options)  # type: ignore[no-untyped-call]
+    for sentinel in sentinels.sentinels:
+        sentinel.connection_pool.connection_class = TlsWire if "ssl" in options else PlainWire
     return SentinelPool(
         target.service or "mymaster",
         sentinels,

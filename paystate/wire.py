@@ -8,7 +8,7 @@ and a loop reads them. Connecting, TLS, passwords and the parsers are redis-py's
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Connection, Redis, SSLConnection
@@ -44,6 +44,11 @@ __all__ = [
 ]
 
 
+# Writing to a connection that has closed is a RuntimeError of uvloop's, which neither redis-py nor
+# those who ask through it expect of a server that went away.
+_BROKEN = (OSError, RuntimeError)
+
+
 class Wire(AbstractConnection):
     """A connection over which a batch of commands is one exchange."""
 
@@ -69,13 +74,27 @@ class Wire(AbstractConnection):
         except TimeoutError:
             await self.disconnect(nowait=True)
             raise RedisTimeoutError("the server did not answer in time") from None
-        except OSError as e:
+        except _BROKEN as e:
             await self.disconnect(nowait=True)
             raise RedisConnectionError("the connection broke") from e
         except BaseException:
             await self.disconnect(nowait=True)
             raise
         return replies
+
+    async def send_packed_command(
+        self, command: bytes | str | Iterable[bytes], check_health: bool = True
+    ) -> None:
+        """Send what redis-py does not send as an `exchange`: single commands, transactions.
+
+        It lets a turn of the event loop pass before it writes, in which a connection may close.
+        Raises redis-py's ConnectionError and TimeoutError.
+        """
+        try:
+            await super().send_packed_command(command, check_health)
+        except _BROKEN as e:
+            await self.disconnect(nowait=True)
+            raise RedisConnectionError("the connection broke") from e
 
 
 class PlainWire(Wire, Connection):

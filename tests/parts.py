@@ -19,6 +19,9 @@ ROOT = Path(__file__).parent.parent
 # Not a measure of speed: without it a test that waits for what never comes would wait for ever.
 HANGS_S = 90
 
+# Of the log of a process whose test has failed.
+_LAST_LINES = 40
+
 _READY = {"webhook_server": "web_listening", "worker": "worker_started"}
 
 
@@ -126,10 +129,16 @@ class Part:
 
 @asynccontextmanager
 async def start_part(module: str, settings: dict[str, str]) -> AsyncIterator[Part]:
-    """Start a process and kill it at the end if nobody has ended it."""
+    """Start a process and kill it at the end if nobody has ended it.
+
+    A test that fails shows what the process had to say last.
+    """
     part = Part(module, settings)
     await part.start()
     try:
         yield part
+    except BaseException:
+        sys.stderr.write(f"The last of the log of {module}:\n{''.join(part.raw[-_LAST_LINES:])}")
+        raise
     finally:
         await part.close()

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import asyncpg
 from sqlalchemy import event
-from sqlalchemy.engine import URL, make_url
+from sqlalchemy.engine import URL, ExceptionContext, make_url
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -241,6 +241,7 @@ def open_database(url: str, *, pool: int, timeout_s: float) -> Database:
         },
     )
     event.listen(engine.sync_engine, "connect", _refuse_unfit)
+    event.listen(engine.sync_engine, "handle_error", _find_ended)
     return Database(engine, None if pooled else Lanes(engine, pool), pooled=pooled)
 
 
@@ -266,6 +267,17 @@ _BEHIND_A_POOLER: dict[str, Any] = {
     "prepared_statement_cache_size": 0,
     "prepared_statement_name_func": lambda: "",
 }
+
+
+def _find_ended(context: ExceptionContext) -> None:
+    """Say of a connection that the server has ended that it is lost.
+
+    asyncpg has read the server's last word then (it shuts down, or an administrator ended the
+    session) but not yet the end of the connection, and can be asked for nothing more. SQLAlchemy
+    takes that for an error of the statement.
+    """
+    if isinstance(context.original_exception.__cause__, asyncpg.InternalClientError):
+        context.is_disconnect = True
 
 
 def _refuse_unfit(connection: Any, _record: Any) -> None:

@@ -6,11 +6,14 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import asyncpg
 import pytest
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from paystate.errors import StoreUnavailable
 from paystate.keys import Entity, EntityKind
@@ -149,20 +152,47 @@ async def test_no_table_is_gone_through(postgres_url: str) -> None:
     assert [row["relname"] for row in scans] == []
 
 
+# The server's last word, as it shuts down or an administrator ends a session.
+_ADMIN_SHUTDOWN = b"SFATAL\0VFATAL\0C57P01\0Mterminating connection\0\0"
+_LAST_WORD = b"E" + (len(_ADMIN_SHUTDOWN) + 4).to_bytes(4) + _ADMIN_SHUTDOWN
+
+
+@dataclass
+class _Breaking:
+    """A way to the server at `url`."""
+
+    url: str
+    # Each connection on which one of these is said is closed.
+    words: set[bytes] = field(default_factory=set)
+    # Once: with the answer to this comes the server's last word, and the end of the connection
+    # some time later.
+    last: bytes | None = None
+
+
 @asynccontextmanager
-async def _breaking_off(postgres_url: str) -> AsyncIterator[tuple[str, set[bytes]]]:
-    """A way to the server that closes each connection on which one of these words is said."""
+async def _breaking_off(postgres_url: str) -> AsyncIterator[_Breaking]:
     parsed = urlsplit(postgres_url)
     socket = f"{parse_qs(parsed.query)['host'][0]}/.s.PGSQL.5432"
-    words: set[bytes] = set()
 
     ways: set[asyncio.Task[None] | None] = set()
 
-    async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def carry(
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        ended: asyncio.Event,
+        *,
+        ask: bool,
+    ) -> None:
         try:
             while data := await reader.read(65536):
-                if any(word in data for word in words):
+                if any(word in data for word in way.words):
                     break
+                if ask and way.last is not None and way.last in data:
+                    way.last = None
+                    ended.set()
+                elif ended.is_set() and not ask:
+                    data += _LAST_WORD
+                    ended.clear()
                 writer.write(data)
         finally:
             writer.close()
@@ -170,7 +200,10 @@ async def _breaking_off(postgres_url: str) -> AsyncIterator[tuple[str, set[bytes
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         ways.add(asyncio.current_task())
         from_server, to_server = await asyncio.open_unix_connection(socket)
-        both = (carry(reader, to_server), carry(from_server, writer))
+        ended = asyncio.Event()
+        both = (
+            carry(reader, to_server, ended, ask=True), carry(from_server, writer, ended, ask=False),
+        )  # fmt: skip
         await asyncio.gather(*both, return_exceptions=True)
         for one in (writer, to_server):
             with contextlib.suppress(ConnectionError):
@@ -178,8 +211,9 @@ async def _breaking_off(postgres_url: str) -> AsyncIterator[tuple[str, set[bytes
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
+    way = _Breaking(f"postgresql://postgres@127.0.0.1:{port}{parsed.path}")
     try:
-        yield f"postgresql://postgres@127.0.0.1:{port}{parsed.path}", words
+        yield way
     finally:
         server.close()
         async with asyncio.timeout(HANGS_S):
@@ -188,14 +222,36 @@ async def _breaking_off(postgres_url: str) -> AsyncIterator[tuple[str, set[bytes
 
 async def test_a_server_that_ends_while_it_is_connected_to_is_away(postgres_url: str) -> None:
     """More often than the pool has connections: none of them is lost on the way."""
-    async with _breaking_off(postgres_url) as (url, words):
-        database = open_database(url, pool=4, timeout_s=10)
+    async with _breaking_off(postgres_url) as way:
+        database = open_database(way.url, pool=4, timeout_s=10)
         try:
-            words.add(b"pg_is_in_recovery")
+            way.words.add(b"pg_is_in_recovery")
             for _ in range(5):
                 with pytest.raises(StoreUnavailable):
                     await database.fetch("SELECT 1")
-            words.clear()
+            way.words.clear()
             assert [row[0] for row in await database.fetch("SELECT 1")] == [1]
+        finally:
+            await database.close()
+
+
+@pytest.mark.parametrize("statement", [b"BEGIN", b"pg_is_in_recovery", b"one_answer"])
+async def test_a_session_that_is_ended_between_two_statements_costs_nobody_an_answer(
+    postgres_url: str, statement: bytes
+) -> None:
+    """asyncpg knows that it is no more, and not yet that the connection is closed."""
+
+    async def ask_twice(connection: AsyncConnection) -> list[Any]:
+        await connection.execute(text("SELECT 1 AS one_answer"))
+        return list((await connection.execute(text("SELECT 42"))).scalars())
+
+    async with _breaking_off(postgres_url) as way:
+        database = open_database(way.url, pool=4, timeout_s=10)
+        try:
+            for run in (database.read, database.snapshot, database.write):
+                await database.engine.dispose()  # what is asked of a new connection is asked again
+                way.last = statement
+                assert await run(ask_twice) == [42]
+                assert way.last is None
         finally:
             await database.close()

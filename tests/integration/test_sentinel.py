@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
 
 import pytest
+import uvloop
 
 from bench.topologies import SentinelTopology
 from paystate.cache.answers import Hit, Miss
@@ -47,6 +49,25 @@ async def test_a_burst_waits_for_a_connection_rather_than_being_refused(
         assert replies == [b"PONG"] * 100
     finally:
         await client.aclose()
+
+
+def test_a_sentinel_whose_connection_closes_is_passed_over(watched: SentinelTopology) -> None:
+    """The next one is asked, as for one that is lost; uvloop has another error for it."""
+
+    async def run() -> None:
+        client = connect_one(watched.url, timeout_s=5)
+        try:
+            pool: Any = client.connection_pool
+            primary = await pool.get_master_address()
+            first = pool._sentinels.sentinels[0]
+            first.connection_pool._available_connections[0]._writer.transport.abort()
+            assert await pool.get_master_address() == primary
+            assert pool._sentinels.sentinels[0] is not first
+        finally:
+            await client.aclose()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
 
 
 async def test_cache_and_queue_follow_a_failover(watched: SentinelTopology) -> None:
