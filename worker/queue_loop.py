@@ -101,6 +101,9 @@ class WakefulWorker(Worker):
                 task.cancel()
             # Waited for with an end: redis-py can lose a cancellation that comes as it has sent.
             await asyncio.wait(running, timeout=CANCEL_S)
+        for task in running:
+            if task.done() and not task.cancelled():
+                task.exception()  # Redis went away: the loop has told of it, once for all jobs
 
 
 class QueueLoop:
