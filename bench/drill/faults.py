@@ -10,10 +10,12 @@ import contextlib
 import os
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
+from redis.asyncio import Redis
 
 from bench.drill.deployment import Deployment, Part, Plan
 from bench.servers import Child
@@ -119,6 +121,32 @@ async def _ended(part: Part) -> int | None:
     except TimeoutError:
         await part.child.kill()
         return None
+
+
+async def _end_sessions(run: Deployment) -> None:
+    """Have the servers end sessions, again and again: in the midst of work, and of connecting."""
+    assert run.valkey is not None
+    ended = 0
+    until = asyncio.get_running_loop().time() + WEATHER_S
+    async with AsyncExitStack() as stack:
+        valkey = await stack.enter_async_context(Redis.from_url(run.cache_url))
+        postgres = await asyncpg.connect(run.database_url) if run.postgres else None
+        if postgres is not None:
+            stack.push_async_callback(postgres.close)
+        while asyncio.get_running_loop().time() < until:
+            ended += await valkey.execute_command(*_END_SESSIONS)
+            if postgres is not None:
+                ended += await postgres.fetchval(_END_SESSIONS_SQL)
+            await asyncio.sleep(0.02)
+    run.notes["sessions_ended"] = ended
+
+
+_END_SESSIONS = ("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+# Some of them: who connects anew has more to lose than who has nothing left.
+_END_SESSIONS_SQL = """
+SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+ WHERE datname = current_database() AND pid <> pg_backend_pid() AND random() < 0.2
+"""
 
 
 async def _cut_subscriptions(run: Deployment) -> None:
@@ -238,6 +266,8 @@ DRILLS = (
           needs_postgres=True),
     Drill("all-kill", "kill -9 of every process at once, started again", _kill_everything),
     Drill("all-term", "SIGTERM of every process at once, started again", _stop_everything),
+    Drill("sessions-ended", "Valkey and PostgreSQL end our sessions, fifty times a second",
+          _end_sessions),
     Drill("pubsub-cut", "subscriptions are cut twice a second", _cut_subscriptions, _PROXIED),
     Drill("pubsub-frozen", "subscriptions are half open for good", _freeze_subscriptions, _PROXIED,
           after_s=9),

@@ -192,6 +192,8 @@ class Load:
             async with self.session.post(
                 url, data=webhook.raw, headers=webhook.headers
             ) as response:
+                if response.status == 503 and b":not_recorded" in await response.read():
+                    return 500  # no server was away: it was a fault of ours
                 return response.status
         except (OSError, aiohttp.ClientError, TimeoutError):
             return 0
