@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 from paystate.batch import Coalescer, _hand_out
 from paystate.cache import scripts, statuses
 from paystate.cache.scripts import Script
+from paystate.cache.statuses import StatusCache
 from paystate.near import Ticket
 from paystate.payments.answers import StatusAnswer
 from paystate.payments.lookup import Lookups
@@ -77,8 +78,9 @@ def _keep_anything(self: Lookups, answer: StatusAnswer, ticket: Ticket) -> Statu
     return answer
 
 
-async def _nothing(_self: object, _state: EntityState) -> None:
-    """Do nothing."""
+async def _as_it_is(_self: object, state: EntityState) -> EntityState:
+    """Tell what was read."""
+    return state
 
 
 async def _join_any(self: Coalescer[Any, Any], batch: dict[Any, list[Any]]) -> None:
@@ -121,7 +123,9 @@ _REPLACED: dict[str, tuple[type, str, object]] = {
     # The near cache holds what is not final as well.
     "near": (Lookups, "_keep", _keep_anything),
     # A caller is told what another reader may still store an earlier version of.
-    "forestall": (Lookups, "_forestall", _nothing),
+    "forestall": (Lookups, "_forestall", _as_it_is),
+    # Nor does who could not mark wait.
+    "wait": (StatusCache, "run_out_s", 0.0),
     # An answer that was made for one caller is sent to the next, final or not.
     "prepared": (PaymentEndpoints, "find", _find_once),
     # Whoever comes shares a read that has been sent already.

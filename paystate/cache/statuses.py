@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, ResponseError
 
 from paystate.batch import Batcher, Coalescer
@@ -45,6 +46,9 @@ UNSETTLED = 100_000
 # Fills that wait to be sent. Many callers share a read, and each offers what it has read: where the
 # cache does not answer they would pile up for as long as that lasts.
 OFFERS = 2_000
+# Where the cache cannot be told: one for what is already being served or promised, half of one for
+# clocks that do not run alike.
+LEASES_TO_WAIT = 1.5
 _FIELDS = ["status", "version", "at", "link"]
 
 
@@ -77,6 +81,11 @@ class StatusCache:
         self._offers: Batcher[Call, str] = Batcher(self._fill, most=256, in_flight=2)
         # What had no final status when it was last read.
         self._unsettled: set[Entity] = set()
+
+    @property
+    def run_out_s(self) -> float:
+        """How long after a commit that nobody could mark an earlier entry may still be served."""
+        return LEASES_TO_WAIT * self.lease_ms / 1000
 
     async def read(self, entity: Entity) -> Hit | Miss:
         """Return a proven answer or a miss; never raises for a cache that cannot be reached.
@@ -297,13 +306,21 @@ class StatusCache:
         if not calls:
             return
         try:
-            replies = await run(self._redis, calls)
-            wrong = [i for i, reply in enumerate(replies) if isinstance(reply, Exception)]
-            if wrong:
-                await self._repair([calls[i] for i in wrong], [replies[i] for i in wrong])
+            try:
+                await self._run(calls)
+            except RedisConnectionError:
+                # A connection broke, not always a server: and who cannot tell the cache must wait.
+                # What was done the first time may be done again.
+                await self._run(calls)
         except REDIS_FAILURES as e:
             self._metrics.cache_errors.labels(operation).inc()
             raise CacheUnavailable(f"{operation}_failed") from e
+
+    async def _run(self, calls: Sequence[Call]) -> None:
+        replies = await run(self._redis, calls)
+        wrong = [i for i, reply in enumerate(replies) if isinstance(reply, Exception)]
+        if wrong:
+            await self._repair([calls[i] for i in wrong], [replies[i] for i in wrong])
 
     async def _repair(self, calls: Sequence[Call], errors: Sequence[Exception]) -> None:
         """Delete keys that hold something else, and write again; other refusals are raised."""

@@ -16,7 +16,6 @@ from paystate.expected import Expected
 from paystate.keys import Entity
 from paystate.logs import logger
 from paystate.metrics import Metrics
-from paystate.payments.recording import LEASES_TO_WAIT
 from paystate.payments.settling import Settler
 from paystate.store import Store
 from paystate.store.expectations import Registered, Registration
@@ -85,6 +84,6 @@ class Registrar:
         try:
             await self._cache.announce(registered.states, registered.changes)
         except CacheUnavailable:
-            wait_s = LEASES_TO_WAIT * self._cache.lease_ms / 1000
+            wait_s = self._cache.run_out_s
             log.warning("mark_failed", entities=len(registered.states), waiting_s=round(wait_s, 3))
             await self._sleep(wait_s)

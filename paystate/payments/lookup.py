@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import NamedTuple
 
 from prometheus_client import Counter
 
@@ -18,6 +19,7 @@ from paystate.cache.answers import Miss
 from paystate.cache.statuses import StatusCache
 from paystate.errors import CacheUnavailable, PaymentNotFound
 from paystate.keys import Entity, EntityKind
+from paystate.logs import logger
 from paystate.metrics import Metrics
 from paystate.near import NearCache, Ticket
 from paystate.payments.answers import Source, StatusAnswer, from_cache, from_database
@@ -29,17 +31,27 @@ from paystate.store import Store
 
 __all__ = ["Lookups"]
 
+log = logger()
+
 # Versions remembered as marked. What is forgotten is marked once more.
 FORESTALLED = 10_000
 
 _UNSETTLED = frozenset({Status.UNKNOWN, Status.PENDING, Status.PROCESSING})
 
 
+class _Forestalled(NamedTuple):
+    """A version that this process has marked, or must not tell before `safe_at` (its clock's s)."""
+
+    version: int
+    safe_at: float
+
+
 class Lookups:
     """Answers questions; one for each process.
 
     `now_ms` is the wall clock, ms since the epoch; `pace_s` the least time between two queries of
-    the database; `interest` is told what unsettled payments are asked for.
+    the database; `interest` is told what unsettled payments are asked for. `sleep` and `clock`
+    (seconds, monotonic) are parameters for tests.
     """
 
     def __init__(
@@ -54,6 +66,8 @@ class Lookups:
         near: NearCache[StatusAnswer] | None = None,
         pace_s: float = 0.0,
         interest: Interest | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._cache = cache
@@ -68,8 +82,10 @@ class Lookups:
         # that is larger, never a second one beside it.
         self._rows: Coalescer[Entity, EntityState] = Coalescer(self._load, most=500, pace_s=pace_s)
         self._fills: set[asyncio.Future[str]] = set()
-        self._forestalled: dict[Entity, int] = {}
+        self._forestalled: dict[Entity, _Forestalled] = {}
         self._interest = interest
+        self._sleep = sleep
+        self._clock = clock
 
     async def _load(self, entities: Sequence[Entity]) -> dict[Entity, EntityState]:
         self._metrics.database_reads.inc()
@@ -178,6 +194,8 @@ class Lookups:
         state = await self._rows(entity)
         if state is None:
             raise _not_found(asked.outcome, asked.retry_after_s)
+        if token is None:
+            state = await self._forestall(state)
         answered = asked.outcome is Outcome.ANSWERED
         source = Source.PROVIDER if answered and asked.just_now else Source.DATABASE
         answer = from_database(state, read_ms, source)
@@ -191,25 +209,43 @@ class Lookups:
     async def _from_row(
         self, state: EntityState, token: str | None, ticket: Ticket
     ) -> StatusAnswer:
-        if token is None and state.open_events and self._cache.lease_ms:
-            await self._forestall(state)
+        if token is None:
+            state = await self._forestall(state)
         self._offer(state, token)
         answer = self._count(from_database(state, self._now_ms(), Source.DATABASE))
         return self._keep(answer, ticket)
 
-    async def _forestall(self, state: EntityState) -> None:
-        """Mark a version that this caller is about to be told of, once for each process.
+    async def _forestall(self, state: EntityState) -> EntityState:
+        """Return what may be told of `state`: it, or the row that has come meanwhile.
 
         Between a webhook's commit and its mark another reader may hold the token, and have read the
-        row from before. If it filled now, the caller would be told the earlier status next.
+        row from before. If it filled now, the caller would be told the earlier status next. So
+        whoever would tell a version with an event open marks it first, once for each process; where
+        the cache cannot be told, which others may reach, leases are waited out.
         """
-        if self._forestalled.get(state.entity, 0) >= state.version:
-            return
-        with suppress(CacheUnavailable):
+        while state.open_events and self._cache.lease_ms:
+            known = self._forestalled.get(state.entity)
+            if known is None or known.version < state.version:
+                known = await self._mark(state)
+            wait_s = known.safe_at - self._clock()
+            if wait_s <= 0:
+                break
+            await self._sleep(wait_s)
+            state = await self._rows(state.entity) or state
+        return state
+
+    async def _mark(self, state: EntityState) -> _Forestalled:
+        """Mark `state`, which has been read, and return from when on it may be told."""
+        read_at, safe_at = self._clock(), 0.0
+        try:
             await self._cache.mark([state])
-            self._forestalled[state.entity] = state.version
-            if len(self._forestalled) > FORESTALLED:
-                del self._forestalled[next(iter(self._forestalled))]
+        except CacheUnavailable:
+            safe_at = read_at + self._cache.run_out_s
+            log.warning("mark_failed", entities=1, waiting_s=self._cache.run_out_s)
+        known = self._forestalled[state.entity] = _Forestalled(state.version, safe_at)
+        if len(self._forestalled) > FORESTALLED:
+            del self._forestalled[next(iter(self._forestalled))]
+        return known
 
     def _worth_asking(self, state: EntityState) -> bool:
         """Say whether the provider may know more than the row: nothing is on its way, and it is

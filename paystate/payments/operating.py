@@ -21,7 +21,6 @@ from paystate.errors import (
 from paystate.logs import logger
 from paystate.metrics import Metrics
 from paystate.payments.explanations import OutcomeJson
-from paystate.payments.recording import LEASES_TO_WAIT
 from paystate.payments.settling import Settler
 from paystate.queue import Queue
 from paystate.state import EntityState
@@ -140,7 +139,7 @@ class Operator:
         try:
             await self._cache.announce(states, changes)
         except CacheUnavailable:
-            wait_s = LEASES_TO_WAIT * self._cache.lease_ms / 1000
+            wait_s = self._cache.run_out_s
             log.warning("mark_failed", entities=len(states), waiting_s=round(wait_s, 3))
             await self._sleep(wait_s)
 

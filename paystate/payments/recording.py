@@ -26,10 +26,6 @@ __all__ = ["Recorder", "disputed", "new_event", "observation", "silence"]
 
 log = logger()
 
-# Leases to wait where the cache cannot be told: one for what is already being served or promised,
-# half of one for clocks that do not run alike.
-LEASES_TO_WAIT = 1.5
-
 # Events in one commit. More wait longer for each other; fewer pay for more commits.
 BATCH = 200
 
@@ -196,7 +192,7 @@ class Recorder:
             await self._cache.announce(states, changes)
         except CacheUnavailable:
             log.warning("mark_failed", entities=len(states), lease_ms=self._cache.lease_ms)
-            wait_s = LEASES_TO_WAIT * self._cache.lease_ms / 1000 - (self._clock() - committed)
+            wait_s = self._cache.run_out_s - (self._clock() - committed)
             if wait_s > 0:
                 await self._sleep(wait_s)
 

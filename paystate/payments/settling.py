@@ -19,7 +19,6 @@ from paystate.logs import logger
 from paystate.metrics import Metrics
 from paystate.payments.confirming import Confirmer, Provider
 from paystate.payments.deciding import Retry
-from paystate.payments.recording import LEASES_TO_WAIT
 from paystate.payments.telling import Teller
 from paystate.state import EntityState
 from paystate.store import Claimed, Decision, Look, RefusedDecision, Settled, Store
@@ -223,7 +222,7 @@ class Settler:
         The wait is counted from when the events were seen open. Every reader of the database since
         has seen them so, and stored nothing; what was stored before has run out.
         """
-        lease_s = LEASES_TO_WAIT * self._cache.lease_ms / 1000
+        lease_s = self._cache.run_out_s
         wait_s = max(0.0, lease_s - (self._clock() - work.seen_at))
         log.warning("mark_failed", events=len(decisions), waiting_s=round(wait_s, 3))
         if wait_s:

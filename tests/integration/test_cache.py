@@ -982,6 +982,27 @@ async def test_a_killed_server_is_unreachable_and_comes_back(own_valkey: OwnValk
         assert (await hit(cache)).version == 3
 
 
+@pytest.mark.parametrize("write", ["mark", "put", "announce"])
+async def test_a_write_whose_connection_breaks_is_made_over_another(
+    own_valkey: OwnValkey, write: str
+) -> None:
+    """The server is there, so nobody need wait for leases to run out, nor publish nothing."""
+    state = row(S, 2)
+    async with client_of(own_valkey) as redis:
+        cache = cache_on(redis)
+        calls = {
+            "mark": lambda: cache.mark([state]),
+            "put": lambda: cache.put([state], [change_to(state)]),
+            "announce": lambda: cache.announce([state], [change_to(state)]),
+        }
+        await cache.mark([row(PE, 1)])
+        pool: Any = redis.connection_pool
+        [connection] = pool._available_connections
+        connection._writer.transport.abort()
+        await calls[write]()
+        assert await redis.hget(HASH, "floor" if write == "mark" else "version") == b"2"
+
+
 async def until_connected(cache: StatusCache) -> None:
     """Ask until there is an answer: it may be given less time than a busy machine takes."""
     while await cache.read(PAYMENT) == Miss(unreachable=True):

@@ -106,7 +106,7 @@ class Oracle:
                 f"step back: {who} was told {answer.status} version {answer.version} of"
                 f" {entity.row_key}, after somebody had been told version {told}"
             )
-        if answer.fresh and not near and not self._schedule.calls_failed:
+        if answer.fresh and not near:
             self._told[entity] = max(self._told.get(entity, 0), answer.version)
         self._answers.append(_Answered(who, answer))
 

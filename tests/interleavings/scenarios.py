@@ -150,6 +150,15 @@ def _webhook_and_third_look(world: World) -> None:
     reader(world, name="reader 2", times=2)
 
 
+def _webhook_and_third_look_unmarked(world: World) -> None:
+    """The one who looks twice cannot mark, though the cache is there: its connections break."""
+    hook(world, Status.SUCCESSFUL)
+    reader(world, name="reader 1")
+    site = Site(world, "reader 2")
+    site.process.marks_refused = True
+    site.process.start(site.look(world.entities[0], 2))
+
+
 def _webhook_worker_and_connection(world: World) -> None:
     assert world.web is not None
     hook(world, Status.SUCCESSFUL)
@@ -244,6 +253,8 @@ SCENARIOS = {
                  _webhook_worker_and_connection, before=connected),
         Scenario("step-back", "a webhook of a payment that one looks up, and another twice",
                  _webhook_and_third_look),
+        Scenario("cut-off", "the same, and who looks up twice cannot mark",
+                 _webhook_and_third_look_unmarked),
         Scenario("duplicates", "the same webhook twice at once", _duplicates_and_reader),
         Scenario("evicted", "a webhook, a reader, and an entry that is evicted",
                  _webhook_and_eviction),
@@ -281,6 +292,7 @@ TELLING = {
     "open_event": "settling-evicted",
     "near": "one-process",
     "forestall": "step-back",
+    "wait": "cut-off",
     "unsent": "one-process",
     "prepared": "connection",
     "writer": "overtaken",

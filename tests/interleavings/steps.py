@@ -87,6 +87,7 @@ class Process:
         self.name = name
         self.crashed = False
         self.call_failed = False  # one of its own calls was refused, or got no answer
+        self.marks_refused = False  # its connections break whenever it marks
         self.waiting: list[Move] = []
         self.begun: list[Callable[[], None]] = []
         self._tasks: list[asyncio.Task[None]] = []

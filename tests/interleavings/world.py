@@ -152,6 +152,8 @@ class _Pipeline:
         resource = "documents" if names in (["document"], ["keep"]) else "cache"
         reads = names in (["read"], ["document"])
         step = Step("+".join(names), resource, writes=not reads, begins=begins)
+        if self._process.marks_refused and "mark" in names:
+            raise RedisConnectionError("the connection broke")  # nothing has come to the server
         async with self._process.gate(step) as outcome:
             if step.begins:
                 self._process.begin()
@@ -419,7 +421,14 @@ class Site:
         self.near.resubscribed()
         self.registrar = Registrar(self.store, self.cache, self.settler, metrics, sleep=wait)
         self.lookups = Lookups(
-            self.store, self.cache, asker, metrics, recheck_s=recheck_s, near=self.near
+            self.store,
+            self.cache,
+            asker,
+            metrics,
+            recheck_s=recheck_s,
+            near=self.near,
+            sleep=wait,
+            clock=clock,
         )
         self.history = History(
             self.store, DocumentCache(redis, metrics), self.lookups, Keys(), TtlPolicy()
