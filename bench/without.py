@@ -78,9 +78,9 @@ def _keep_anything(self: Lookups, answer: StatusAnswer, ticket: Ticket) -> Statu
     return answer
 
 
-async def _as_it_is(_self: object, state: EntityState) -> EntityState:
+async def _as_it_is(_self: object, state: EntityState, as_of_ms: int) -> tuple[EntityState, int]:
     """Tell what was read."""
-    return state
+    return state, as_of_ms
 
 
 async def _join_any(self: Coalescer[Any, Any], batch: dict[Any, list[Any]]) -> None:

@@ -46,7 +46,7 @@ __all__ = [
 
 # Writing to a connection that has closed is a RuntimeError of uvloop's, which neither redis-py nor
 # those who ask through it expect of a server that went away.
-_BROKEN = (OSError, RuntimeError)
+_CLOSED = "the connection has closed"
 
 
 class Wire(AbstractConnection):
@@ -68,13 +68,16 @@ class Wire(AbstractConnection):
         writer: Any = self._writer  # there is one: a pool hands out what is connected
         try:
             async with asyncio.timeout(self.socket_timeout):
-                writer.write(b"".join(map(_pack, commands)))
-                await writer.drain()
+                try:
+                    writer.write(b"".join(map(_pack, commands)))
+                    await writer.drain()
+                except RuntimeError as e:
+                    raise ConnectionResetError(_CLOSED) from e
                 replies = [await parser.read_response() for _ in commands]
         except TimeoutError:
             await self.disconnect(nowait=True)
             raise RedisTimeoutError("the server did not answer in time") from None
-        except _BROKEN as e:
+        except OSError as e:
             await self.disconnect(nowait=True)
             raise RedisConnectionError("the connection broke") from e
         except BaseException:
@@ -82,19 +85,15 @@ class Wire(AbstractConnection):
             raise
         return replies
 
-    async def send_packed_command(
-        self, command: bytes | str | Iterable[bytes], check_health: bool = True
-    ) -> None:
-        """Send what redis-py does not send as an `exchange`: single commands, transactions.
+    async def _send_packed_command(self, command: Iterable[bytes]) -> None:
+        """Write what redis-py does not send as an `exchange`: single commands, greetings.
 
-        It lets a turn of the event loop pass before it writes, in which a connection may close.
-        Raises redis-py's ConnectionError and TimeoutError.
+        It lets a turn of the event loop pass before this, in which the connection may close.
         """
         try:
-            await super().send_packed_command(command, check_health)
-        except _BROKEN as e:
-            await self.disconnect(nowait=True)
-            raise RedisConnectionError("the connection broke") from e
+            await super()._send_packed_command(command)
+        except RuntimeError as e:
+            raise ConnectionResetError(_CLOSED) from e
 
 
 class PlainWire(Wire, Connection):

@@ -14,6 +14,7 @@ from arq.utils import timestamp_ms
 from arq.worker import Worker, func
 
 from paystate.cache.scripts import Script, load, run
+from paystate.connections import REDIS_FAILURES
 from paystate.keys import Keys
 from paystate.logs import logger
 from paystate.payments.settling import Settler
@@ -102,8 +103,10 @@ class WakefulWorker(Worker):
             # Waited for with an end: redis-py can lose a cancellation that comes as it has sent.
             await asyncio.wait(running, timeout=CANCEL_S)
         for task in running:
-            if task.done() and not task.cancelled():
-                task.exception()  # Redis went away: the loop has told of it, once for all jobs
+            # Where Redis went away the loop has told of it, once for all jobs.
+            error = task.exception() if task.done() and not task.cancelled() else None
+            if error is not None and not isinstance(error, REDIS_FAILURES):
+                log.error("job_failed", error=type(error).__name__)
 
 
 class QueueLoop:

@@ -11,6 +11,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -261,6 +262,26 @@ class StatusCache:
             for state in latest(states)
         ])  # fmt: skip
 
+    async def mark_each(self, states: Sequence[EntityState]) -> list[bool]:
+        """Mark `states` in one round trip, and say of each whether that is sure."""
+        calls: list[Call] = [
+            (MARK, self._keys.hash(state.entity), (state.version, FLOOR_MS, OVERTAKEN_MS))
+            for state in states
+        ]
+        try:
+            replies = await self._run(calls)
+        except REDIS_FAILURES as e:
+            replies = [e] * len(calls)
+        sure = [not isinstance(reply, Exception) for reply in replies]
+        for i, reply in enumerate(replies):
+            if isinstance(reply, Exception) and is_foreign(reply):
+                with suppress(*REDIS_FAILURES):
+                    await self._repair([calls[i]], [reply])
+                    sure[i] = True
+        if not all(sure):
+            self._metrics.cache_errors.labels("mark").inc()
+        return sure
+
     async def announce(self, states: Sequence[EntityState], changes: Sequence[Change]) -> None:
         """Mark states that an acknowledgement has committed, and publish what it changed.
 
@@ -306,21 +327,21 @@ class StatusCache:
         if not calls:
             return
         try:
-            try:
-                await self._run(calls)
-            except RedisConnectionError:
-                # A connection broke, not always a server: and who cannot tell the cache must wait.
-                # What was done the first time may be done again.
-                await self._run(calls)
+            replies = await self._run(calls)
+            wrong = [i for i, reply in enumerate(replies) if isinstance(reply, Exception)]
+            if wrong:
+                await self._repair([calls[i] for i in wrong], [replies[i] for i in wrong])
         except REDIS_FAILURES as e:
             self._metrics.cache_errors.labels(operation).inc()
             raise CacheUnavailable(f"{operation}_failed") from e
 
-    async def _run(self, calls: Sequence[Call]) -> None:
-        replies = await run(self._redis, calls)
-        wrong = [i for i, reply in enumerate(replies) if isinstance(reply, Exception)]
-        if wrong:
-            await self._repair([calls[i] for i in wrong], [replies[i] for i in wrong])
+    async def _run(self, calls: Sequence[Call]) -> list[Any]:
+        try:
+            return await run(self._redis, calls)
+        except RedisConnectionError:
+            # A connection broke, not always the server, and who cannot tell the cache must wait.
+            # What was done the first time may be done again. (A cluster's failures are replies.)
+            return await run(self._redis, calls)
 
     async def _repair(self, calls: Sequence[Call], errors: Sequence[Exception]) -> None:
         """Delete keys that hold something else, and write again; other refusals are raised."""

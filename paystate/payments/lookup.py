@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from prometheus_client import Counter
 
-from paystate.batch import Coalescer
+from paystate.batch import Batcher, Coalescer
 from paystate.cache.answers import Miss
 from paystate.cache.statuses import StatusCache
-from paystate.errors import CacheUnavailable, PaymentNotFound
+from paystate.errors import PaymentNotFound
 from paystate.keys import Entity, EntityKind
 from paystate.logs import logger
 from paystate.metrics import Metrics
@@ -40,10 +40,13 @@ _UNSETTLED = frozenset({Status.UNKNOWN, Status.PENDING, Status.PROCESSING})
 
 
 class _Forestalled(NamedTuple):
-    """A version that this process has marked, or must not tell before `safe_at` (its clock's s)."""
+    """A version that this process marks, and when it may be told: at once (0), or at a time.
+
+    The time is of the process's `clock`, in seconds.
+    """
 
     version: int
-    safe_at: float
+    safe_at: asyncio.Future[float]
 
 
 class Lookups:
@@ -82,6 +85,7 @@ class Lookups:
         # that is larger, never a second one beside it.
         self._rows: Coalescer[Entity, EntityState] = Coalescer(self._load, most=500, pace_s=pace_s)
         self._fills: set[asyncio.Future[str]] = set()
+        self._marks: Batcher[EntityState, float] = Batcher(self._mark, most=256, in_flight=2)
         self._forestalled: dict[Entity, _Forestalled] = {}
         self._interest = interest
         self._sleep = sleep
@@ -194,11 +198,10 @@ class Lookups:
         state = await self._rows(entity)
         if state is None:
             raise _not_found(asked.outcome, asked.retry_after_s)
-        if token is None:
-            state = await self._forestall(state)
+        state, as_of_ms = await self._forestall(state, read_ms)
         answered = asked.outcome is Outcome.ANSWERED
         source = Source.PROVIDER if answered and asked.just_now else Source.DATABASE
-        answer = from_database(state, read_ms, source)
+        answer = from_database(state, as_of_ms, source)
         unsure = asked.outcome is Outcome.FAILED or (state.shown is Status.UNKNOWN and not answered)
         if unsure and state.status in _UNSETTLED:
             return self._count(answer.stale(asked.retry_after_s))
@@ -209,43 +212,57 @@ class Lookups:
     async def _from_row(
         self, state: EntityState, token: str | None, ticket: Ticket
     ) -> StatusAnswer:
-        if token is None:
-            state = await self._forestall(state)
+        state, as_of_ms = await self._forestall(state, self._now_ms())
         self._offer(state, token)
-        answer = self._count(from_database(state, self._now_ms(), Source.DATABASE))
+        answer = self._count(from_database(state, as_of_ms, Source.DATABASE))
         return self._keep(answer, ticket)
 
-    async def _forestall(self, state: EntityState) -> EntityState:
-        """Return what may be told of `state`: it, or the row that has come meanwhile.
+    async def _forestall(self, state: EntityState, as_of_ms: int) -> tuple[EntityState, int]:
+        """Return what may be told in place of `state`, and when that was read; mostly the same.
 
-        Between a webhook's commit and its mark another reader may hold the token, and have read the
+        Between a webhook's commit and its mark another reader may hold a token, and have read the
         row from before. If it filled now, the caller would be told the earlier status next. So
         whoever would tell a version with an event open marks it first, once for each process; where
-        the cache cannot be told, which others may reach, leases are waited out.
-        """
-        while state.open_events and self._cache.lease_ms:
-            known = self._forestalled.get(state.entity)
-            if known is None or known.version < state.version:
-                known = await self._mark(state)
-            wait_s = known.safe_at - self._clock()
-            if wait_s <= 0:
-                break
-            await self._sleep(wait_s)
-            state = await self._rows(state.entity) or state
-        return state
+        the cache cannot be told, which others may reach, leases are waited out. That the caller
+        holds a token itself helps nobody: it may have been forgotten, and given to another.
 
-    async def _mark(self, state: EntityState) -> _Forestalled:
-        """Mark `state`, which has been read, and return from when on it may be told."""
-        read_at, safe_at = self._clock(), 0.0
-        try:
-            await self._cache.mark([state])
-        except CacheUnavailable:
-            safe_at = read_at + self._cache.run_out_s
-            log.warning("mark_failed", entities=1, waiting_s=self._cache.run_out_s)
-        known = self._forestalled[state.entity] = _Forestalled(state.version, safe_at)
-        if len(self._forestalled) > FORESTALLED:
-            del self._forestalled[next(iter(self._forestalled))]
+        What is `successful` is no other version for an event that is open.
+        """
+        safe = 0
+        while (
+            state.open_events
+            and state.version > safe
+            and state.status is not Status.SUCCESSFUL
+            and self._cache.lease_ms
+        ):
+            known = self._marking(state)
+            in_time = known.safe_at.done()
+            safe, safe_at = known.version, await asyncio.shield(known.safe_at)
+            wait_s = max(0.0, safe_at - self._clock())
+            if wait_s or (safe_at and not in_time):  # to try has taken time as well
+                await self._sleep(wait_s)
+                as_of_ms = self._now_ms()
+                state = await self._rows(state.entity) or state
+        return state, as_of_ms
+
+    def _marking(self, state: EntityState) -> _Forestalled:
+        """Return what has become of marking this version; whoever comes first begins it."""
+        known = self._forestalled.get(state.entity)
+        if known is None or known.version < state.version or _failed(known.safe_at):
+            known = _Forestalled(state.version, self._marks.submit(state))
+            self._forestalled[state.entity] = known
+            if len(self._forestalled) > FORESTALLED:
+                del self._forestalled[next(iter(self._forestalled))]
         return known
+
+    async def _mark(self, states: Sequence[EntityState]) -> list[float]:
+        """Mark what has been read; return from when on each may be told, in `clock` seconds."""
+        read_at = self._clock()
+        sure = await self._cache.mark_each(states)
+        if not all(sure):
+            wait_s = self._cache.run_out_s
+            log.warning("mark_failed", entities=sure.count(False), waiting_s=round(wait_s, 3))
+        return [0.0 if marked else read_at + self._cache.run_out_s for marked in sure]
 
     def _worth_asking(self, state: EntityState) -> bool:
         """Say whether the provider may know more than the row: nothing is on its way, and it is
@@ -276,8 +293,13 @@ class Lookups:
 
     async def drain(self) -> None:
         """Wait until nothing is under way any more."""
+        await self._marks.drain()
         while self._fills:
             await asyncio.wait(self._fills)
+
+
+def _failed(future: asyncio.Future[float]) -> bool:
+    return future.done() and (future.cancelled() or future.exception() is not None)
 
 
 def _not_found(outcome: Outcome, retry_after_s: float | None) -> PaymentNotFound:

@@ -18,8 +18,9 @@ class Keeping:
         "How long a status that is not final may be served from the cache after it was proven. "
         "Default 1000 with one primary, 0 (strict: only `successful` is served from the cache) "
         "with Cluster or Sentinel. It bounds how old a pending can be after a split brain, and "
-        "must be far shorter than a restart of the cache takes. Webhooks and the worker wait one "
-        "and a half leases where the cache is away, so it is 5000 at most.",
+        "must be far shorter than a restart of the cache takes. Webhooks, the worker and lookups "
+        "of what has just changed wait one and a half leases where the cache is away, so it is "
+        "5000 at most.",
         parse=whole(0, 5000),
     )
     near_size: int = setting(
