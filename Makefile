@@ -59,7 +59,7 @@ prove-postgresql:
 	  $(if $(filter 1,$(PORTION)),,--by-chance) --first-seed 1000000 --schedules $$((12000 / $(PORTION)))
 
 prove-removals:
-	for mechanism in token mark incarnation version open_event near forestall unsent prepared; do \
+	for mechanism in token mark incarnation version open_event near forestall wait unsent prepared; do \
 	  $(BIN)/python -W ignore -m tests.interleavings --without $$mechanism || exit 1; \
 	done
 	$(BIN)/python -W ignore -m tests.interleavings --database postgresql --without writer

@@ -121,7 +121,7 @@ def _webhook_and_eviction(world: World) -> None:
 def _worker_and_eviction(world: World) -> None:
     worker(world)
     happens(world, "eviction", world.evict)
-    reader(world, times=2)
+    reader(world, times=3)  # the first look marks, the second may fill, the third be told
 
 
 def _webhook_and_failover(world: World) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from bench.without import MECHANISMS
 from tests.parts import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
@@ -43,3 +45,14 @@ def test_what_could_not_be_installed_is_tried_again_the_next_time(tmp_path: Path
         assert ran.returncode == 2
         assert "It needs a network or a mirror (PIP_INDEX_URL). Then: make run" in ran.stdout
     assert not (tmp_path / ".venv" / ".installed").exists()
+
+
+def test_make_proof_takes_out_every_mechanism() -> None:
+    said = subprocess.run(
+        ["make", "--dry-run", "prove-removals"], cwd=ROOT, capture_output=True, text=True,
+        check=True,
+    ).stdout  # fmt: skip
+    listed = re.search(r"for mechanism in ([a-z_ ]+);", said)
+    assert listed is not None
+    on_postgresql = re.findall(r"--without ([a-z_]+)", said)
+    assert {*listed[1].split(), *on_postgresql} == set(MECHANISMS)
