@@ -54,9 +54,10 @@ prove-chance:
 	$(BIN)/python -W ignore -m tests.interleavings --by-chance \
 	  --first-seed 2000000 --schedules $$((18000 / $(PORTION)))
 
+# Who is cut off from the cache is so whatever the database: that story is proven on SQLite.
 prove-postgresql:
 	$(BIN)/python -W ignore -m tests.interleavings --database postgresql \
-	  $(if $(filter 1,$(PORTION)),,--by-chance) --first-seed 1000000 --schedules $$((12000 / $(PORTION)))
+	  $(if $(filter 1,$(PORTION)),--leave-out cut-off,--by-chance) --first-seed 1000000 --schedules $$((12000 / $(PORTION)))
 
 prove-removals:
 	for mechanism in token mark incarnation version open_event near forestall wait unsent prepared; do \

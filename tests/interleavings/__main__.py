@@ -104,6 +104,7 @@ async def _explore(arguments: argparse.Namespace, database_url: str) -> _Tally:
             return tally
         first = [TELLING[arguments.without]] if arguments.without else []
         names = arguments.story or list(dict.fromkeys([*first, *SCENARIOS]))
+        names = [name for name in names if name != arguments.leave_out]
         names = [] if arguments.by_chance else names
         for name in names:
             before, started = tally.schedules, time.perf_counter()
@@ -128,6 +129,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="run this one schedule and print its steps")
     parser.add_argument("--by-chance", action="store_true", help="only those made by chance")
     parser.add_argument("--story", action="append", choices=sorted(SCENARIOS), help="only this one")
+    parser.add_argument("--leave-out", choices=sorted(SCENARIOS), help="every story but this one")
     parser.add_argument("--database", choices=["sqlite", "postgresql"], default="sqlite")
     parser.add_argument("--without", choices=MECHANISMS, help="take this mechanism out")
     arguments = parser.parse_args()
