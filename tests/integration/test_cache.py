@@ -966,6 +966,7 @@ async def expect_nothing_but_refusals(cache: StatusCache) -> None:
             await write([row(PE, 2)])
     with pytest.raises(CacheUnavailable):
         await cache.announce([row(PE, 2)], [change_to(row(PE, 2))])
+    assert await cache.mark_each([row(PE, 2), row(PE, 2, entity=REFERENCE)]) == [False, False]
 
 
 async def test_a_killed_server_is_unreachable_and_comes_back(own_valkey: OwnValkey) -> None:
@@ -982,7 +983,16 @@ async def test_a_killed_server_is_unreachable_and_comes_back(own_valkey: OwnValk
         assert (await hit(cache)).version == 3
 
 
-@pytest.mark.parametrize("write", ["mark", "put", "announce"])
+async def test_marks_are_sure_one_by_one(redis: Redis, cache: StatusCache) -> None:
+    """What holds something else is deleted and marked; the others are marked all the same."""
+    await redis.set(HASH, "a text")
+    both = [row(PE, 2), row(PE, 3, entity=REFERENCE)]
+    assert await cache.mark_each(both) == [True, True]
+    assert await redis.hget(HASH, "floor") == b"2"
+    assert await redis.hget(KEYS.hash(REFERENCE), "floor") == b"3"
+
+
+@pytest.mark.parametrize("write", ["mark", "mark_each", "put", "announce"])
 async def test_a_write_whose_connection_breaks_is_made_over_another(
     own_valkey: OwnValkey, write: str
 ) -> None:
@@ -992,6 +1002,7 @@ async def test_a_write_whose_connection_breaks_is_made_over_another(
         cache = cache_on(redis)
         calls = {
             "mark": lambda: cache.mark([state]),
+            "mark_each": lambda: cache.mark_each([state]),
             "put": lambda: cache.put([state], [change_to(state)]),
             "announce": lambda: cache.announce([state], [change_to(state)]),
         }
@@ -1000,7 +1011,8 @@ async def test_a_write_whose_connection_breaks_is_made_over_another(
         [connection] = pool._available_connections
         connection._writer.transport.abort()
         await calls[write]()
-        assert await redis.hget(HASH, "floor" if write == "mark" else "version") == b"2"
+        marked = write.startswith("mark")
+        assert await redis.hget(HASH, "floor" if marked else "version") == b"2"
 
 
 async def until_connected(cache: StatusCache) -> None:
@@ -1049,6 +1061,7 @@ async def test_a_demoted_server_takes_no_mark(own_valkey: OwnValkey) -> None:
         for write in (cache.mark, lambda states: cache.put(states, [])):
             with pytest.raises(CacheUnavailable):
                 await write([row(PE, 2)])
+        assert await cache.mark_each([row(PE, 2)]) == [False]
         assert await cache.fill(row(S, 3), None) != "stored"
         assert isinstance(await cache.read(PAYMENT), Miss)
         assert await redis.hget(HASH, "floor") == b"1"

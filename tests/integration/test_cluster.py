@@ -503,6 +503,16 @@ async def test_the_heartbeat_goes_on_without_the_server_that_holds_its_key(
                 assert heard is not None
 
 
+async def test_what_is_marked_on_healthy_shards_is_sure_though_the_rest_of_the_batch_is_not(
+    crippled: Cluster,
+) -> None:
+    """Else everybody who shares a batch with the dead shard would wait for leases to run out."""
+    some = [next(on_shard(shard)) for shard in SHARDS]
+    async with client_of(crippled) as client:
+        marked = await cache_on(client).mark_each([row(PE, 1, entity=e) for e in some])
+    assert dict(zip(SHARDS, marked, strict=True)) == {0: True, 1: True, 2: False}
+
+
 async def test_a_reader_serves_healthy_shards_and_says_of_the_others_that_it_is_blind(
     crippled: Cluster,
 ) -> None:
