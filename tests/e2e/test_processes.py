@@ -343,6 +343,8 @@ _CANARIES = (
 
 async def _value(client: Redis, key: bytes) -> str:
     kind = await client.type(key)
+    if kind == b"none":
+        return repr(key)  # a job that has ended since, or a token that has run out
     reader = {
         b"hash": client.hgetall, b"string": client.get, b"zset": lambda k: client.zrange(k, 0, -1),
     }[kind]  # fmt: skip

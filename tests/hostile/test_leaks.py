@@ -278,7 +278,11 @@ async def _keys_and_values(url: str) -> list[tuple[str, bytes]]:
     async with Redis.from_url(url) as client:
         found = []
         for key in await client.keys("*"):
-            reader = readers[await client.type(key)]
+            kind = await client.type(key)
+            if kind == b"none":
+                found.append((f"key {key!r}", ""))  # it has run out since
+                continue
+            reader = readers[kind]
             more = ("0", "-1") if reader.endswith("RANGE") else ()
             found.append((f"key {key!r}", repr(await client.execute_command(reader, key, *more))))
         found.append(("slow log", repr(await client.slowlog_get(1000))))
