@@ -257,17 +257,11 @@ class StatusCache:
 
     async def mark(self, states: Sequence[EntityState]) -> None:
         """Invalidate what is older than `states`. Raises CacheUnavailable if that is not sure."""
-        await self._write("mark", [
-            (MARK, self._keys.hash(state.entity), (state.version, FLOOR_MS, OVERTAKEN_MS))
-            for state in latest(states)
-        ])  # fmt: skip
+        await self._write("mark", [self._mark_call(state) for state in latest(states)])
 
     async def mark_each(self, states: Sequence[EntityState]) -> list[bool]:
         """Mark `states` in one round trip, and say of each whether that is sure."""
-        calls: list[Call] = [
-            (MARK, self._keys.hash(state.entity), (state.version, FLOOR_MS, OVERTAKEN_MS))
-            for state in states
-        ]
+        calls = [self._mark_call(state) for state in states]
         try:
             replies = await self._run(calls)
         except REDIS_FAILURES as e:
@@ -290,8 +284,7 @@ class StatusCache:
         news = {(change.entity, change.version): change for change in changes}
         await self._write("mark", [
             self._put_call(state, change)
-            if (change := news.get((state.entity, state.version)))
-            else (MARK, self._keys.hash(state.entity), (state.version, FLOOR_MS, OVERTAKEN_MS))
+            if (change := news.get((state.entity, state.version))) else self._mark_call(state)
             for state in latest(states)
         ])  # fmt: skip
 
@@ -306,6 +299,9 @@ class StatusCache:
             self._put_call(state, news.get((state.entity, state.version)))
             for state in latest(states)
         ])  # fmt: skip
+
+    def _mark_call(self, state: EntityState) -> Call:
+        return MARK, self._keys.hash(state.entity), (state.version, FLOOR_MS, OVERTAKEN_MS)
 
     def _put_call(self, state: EntityState, change: Change | None) -> Call:
         shown, entity = state.shown, state.entity

@@ -11,6 +11,7 @@ from paystate.cache.answers import Miss
 from paystate.flutterwave.exact import read_body
 from paystate.flutterwave.payloads import parse_event
 from paystate.keys import Entity, EntityKind
+from paystate.payments.answers import StatusAnswer
 from paystate.payments.recording import new_event
 from paystate.store import Store
 from paystate.updates import Api
@@ -64,6 +65,19 @@ def _cut_off(world: World, monkeypatch: pytest.MonkeyPatch) -> tuple[Time, list[
     return time, tried
 
 
+async def _settled_meanwhile(
+    world: World, entity: Entity, time: Time, monkeypatch: pytest.MonkeyPatch
+) -> StatusAnswer:
+    """Ask for `entity`, which is settled while the question waits; return the answer."""
+
+    async def settled() -> None:
+        monkeypatch.undo()
+        await world.settle()
+
+    time.meanwhile = settled
+    return await world.resources.lookups.status(entity)
+
+
 async def test_what_cannot_be_marked_is_told_once_every_lease_has_run_out(
     open_process: Opener, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -99,13 +113,7 @@ async def test_what_has_come_during_the_wait_is_what_is_told(
     async with open_world(open_process, PENDING_LEASE_MS=LEASE_MS) as world:
         entity = await _acknowledged(world)
         time, _ = _cut_off(world, monkeypatch)
-
-        async def settled() -> None:
-            monkeypatch.undo()
-            await world.settle()
-
-        time.meanwhile = settled
-        answer = await world.resources.lookups.status(entity)
+        answer = await _settled_meanwhile(world, entity, time, monkeypatch)
         assert (answer.status, answer.version) == ("successful", 2)
 
 
@@ -117,13 +125,7 @@ async def test_what_has_come_while_the_mark_was_tried_is_what_is_told(
         entity = await _acknowledged(world)
         time, _ = _cut_off(world, monkeypatch)
         time.trying_s = 2 * RUN_OUT_S
-
-        async def settled() -> None:
-            monkeypatch.undo()
-            await world.settle()
-
-        time.meanwhile = settled
-        answer = await world.resources.lookups.status(entity)
+        answer = await _settled_meanwhile(world, entity, time, monkeypatch)
         assert (answer.status, time.slept) == ("successful", [0.0])
 
 
